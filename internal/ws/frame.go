@@ -1,0 +1,53 @@
+package ws
+
+import "encoding/binary"
+
+// Frame is a whole WebSocket frame as it goes to a client (RFC 6455, section 5.2). It is made once and shared by
+// everyone who gets it: never modified, never put into a pool.
+type Frame []byte
+
+// Headroom is how many bytes Text needs before a payload to put the frame's header there.
+const Headroom = 10
+
+const (
+	finText  = 0x81
+	finClose = 0x88
+	finPing  = 0x89
+	opMask   = 0x0f
+	opClose  = 0x8
+)
+
+// maxReason is what a close frame has room for besides its code.
+const maxReason = 123
+
+// Text makes a text frame of b, whose first Headroom bytes are free and whose rest is the payload. It takes b over.
+func Text(b []byte) Frame {
+	n := len(b) - Headroom
+	switch {
+	case n < 126:
+		b = b[Headroom-2:]
+		b[1] = byte(n)
+	case n < 1<<16:
+		b = b[Headroom-4:]
+		b[1] = 126
+		binary.BigEndian.PutUint16(b[2:], uint16(n))
+	default:
+		b[1] = 127
+		binary.BigEndian.PutUint64(b[2:], uint64(n))
+	}
+	b[0] = finText
+	return b
+}
+
+// Buffer returns a buffer for Text with room for a payload of size bytes.
+func Buffer(size int) []byte { return make([]byte, Headroom, Headroom+size) }
+
+func closeFrame(code int, reason string) Frame {
+	if len(reason) > maxReason {
+		reason = reason[:maxReason]
+	}
+	f := append(make(Frame, 0, 4+len(reason)), finClose, byte(2+len(reason)), byte(code>>8), byte(code))
+	return append(f, reason...)
+}
+
+var pingFrame = Frame{finPing, 0}

@@ -1,0 +1,205 @@
+package ws
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"sync"
+	"time"
+)
+
+// closeWait is how long a connection has, after its close frame was queued, until the socket is closed whatever the peer does.
+const closeWait = 5 * time.Second
+
+// Send queues f behind everything sent before; it never blocks. False means that the connection takes no more.
+// It may be called from any goroutine.
+func (c *Conn) Send(f Frame) bool {
+	c.mu.Lock()
+	if c.closing || c.dead {
+		c.mu.Unlock()
+		return false
+	}
+	if c.bytes+len(f) > c.limits.Load().SendQueue {
+		c.mu.Unlock()
+		c.pool.pings.onSlow(c)
+		return false
+	}
+	start := c.queue(f)
+	c.mu.Unlock()
+	if start {
+		c.worker.push(c)
+	}
+	return true
+}
+
+// Close queues last (unless it is nil) and a close frame; nothing is sent after them. With discard, what is still waiting is
+// dropped, but for the rest of a frame that is partly out. The socket closes when the peer has answered, at the latest after 5 s.
+// Only the first call counts. It never blocks and may be called from any goroutine.
+func (c *Conn) Close(code int, reason string, last Frame, discard bool) {
+	c.mu.Lock()
+	if c.closing || c.dead {
+		c.mu.Unlock()
+		return
+	}
+	if discard {
+		c.discard()
+	}
+	start := false
+	if last != nil {
+		start = c.queue(last)
+	}
+	start = c.queue(closeFrame(code, reason)) || start
+	c.closing = true
+	c.mu.Unlock()
+	c.pool.pings.expire(c, time.Now().Add(closeWait))
+	if start {
+		c.worker.push(c)
+	}
+}
+
+// queue appends f and reports whether the caller must hand the connection to its worker. c.mu is held.
+func (c *Conn) queue(f Frame) (start bool) {
+	c.pending = append(c.pending, f)
+	c.bytes += len(f)
+	start = !c.busy
+	c.busy = true
+	return start
+}
+
+// discard drops what is waiting. What a writer has taken already still goes out. c.mu is held.
+func (c *Conn) discard() {
+	keep := 0
+	if c.partial && !c.taken && len(c.pending) > 0 {
+		keep = 1
+	}
+	for _, f := range c.pending[keep:] {
+		c.bytes -= len(f)
+	}
+	clear(c.pending[keep:])
+	c.pending = c.pending[:keep]
+}
+
+// maxKept is the capacity of a pending list that a connection keeps for the next frames.
+const maxKept = 16
+
+// take moves what is waiting, up to mergeLimit, into frames. It gives up the write side when there is nothing.
+// Only who owns the write side (c.busy) may call it.
+func (c *Conn) take(frames []Frame) []Frame {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, size := 0, 0
+	for n < len(c.pending) && (n == 0 || size+len(c.pending[n]) <= mergeLimit) {
+		size += len(c.pending[n])
+		n++
+	}
+	if n == 0 || c.dead {
+		c.release()
+		return frames
+	}
+	c.taken = true
+	frames = append(frames, c.pending[:n]...)
+	if n == len(c.pending) && cap(c.pending) > maxKept {
+		c.pending = nil
+		return frames
+	}
+	c.pending = slices.Delete(c.pending, 0, n)
+	return frames
+}
+
+// merge returns frames as one piece: the frame itself where there is only one, else a copy in buf.
+func merge(frames []Frame, buf []byte) []byte {
+	if len(frames) == 1 {
+		return frames[0]
+	}
+	for _, f := range frames {
+		buf = append(buf, f...)
+	}
+	return buf
+}
+
+type writeState int
+
+const (
+	writeDone    writeState = iota // nothing is waiting, or the connection is gone
+	writeMore                      // more has come meanwhile
+	writeBlocked                   // the peer's window is full
+)
+
+// wrote accounts for the first n bytes of the frames that take returned and puts the rest back in front.
+// Only who owns the write side may call it.
+func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.taken = false
+	if err != nil || c.dead {
+		c.kill()
+		return writeDone
+	}
+	c.bytes -= n
+	if n > 0 {
+		c.partial = false
+	}
+	for len(frames) > 0 && n >= len(frames[0]) {
+		n -= len(frames[0])
+		frames = frames[1:]
+	}
+	if len(frames) > 0 {
+		c.pending = slices.Insert(c.pending, 0, frames...)
+		if n > 0 {
+			c.pending[0] = c.pending[0][n:]
+			c.partial = true
+		}
+		return writeBlocked
+	}
+	if len(c.pending) > 0 {
+		return writeMore
+	}
+	c.release()
+	return writeDone
+}
+
+// release gives up the write side, and closes the socket if that was all it waited for. c.mu is held.
+func (c *Conn) release() {
+	c.busy = false
+	if c.finished {
+		c.kill()
+	}
+}
+
+// kill closes the socket, which wakes the reader. c.mu is held.
+func (c *Conn) kill() {
+	if c.dead {
+		return
+	}
+	c.dead, c.busy = true, false
+	c.pending, c.bytes = nil, 0
+	_ = c.nc.Close() // it is given up either way
+}
+
+// startDrain hands the write side to a goroutine that may wait for the peer: only stalled connections, and those without a
+// non-blocking write, have one.
+func (c *Conn) startDrain() {
+	go func() {
+		defer c.pool.recovered("websocket drain", c)
+		buf := mergeBuffers.Get().(*[]byte)
+		defer mergeBuffers.Put(buf)
+		var frames []Frame
+		for {
+			frames = c.take(frames[:0])
+			if len(frames) == 0 {
+				return
+			}
+			limit := c.limits.Load().WriteTimeout
+			_ = c.nc.SetWriteDeadline(time.Now().Add(limit)) // fails only when closed, as the write then does
+			n, err := c.nc.Write(merge(frames, (*buf)[:0]))
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				c.slow.Store(true)
+			}
+			if c.wrote(frames, n, err) == writeDone {
+				return
+			}
+		}
+	}()
+}
+
+var mergeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, mergeLimit); return &b }}
