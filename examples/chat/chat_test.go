@@ -1,0 +1,402 @@
+// Package chat_test drives the chat example as two people would: in a browser, against a Caddy that runs the example's
+// own Caddyfile in a process of its own.
+package chat_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// patience bounds each wait for the page. It is longer than the default grace of presence (15 s).
+const patience = 40 * time.Second
+
+func TestChat(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a Caddy and starts a browser")
+	}
+	browser := startBrowser(t)
+	server := newServer(t)
+	server.start(t)
+
+	ann := openPage(t, browser, server.url, "Ann")
+	bob := openPage(t, browser, server.url, "Bob")
+
+	// Both hear of each other.
+	ann.sees(t, event("Bob joined."))
+	ann.sees(t, member("Bob", "online"))
+	bob.sees(t, member("Ann", "online"))
+
+	// Both hear each other, markup stays text, and the sender learns that it was delivered.
+	ann.say(t, "hello <b>Bob</b>")
+	bob.sees(t, message("Ann", "hello <b>Bob</b>"))
+	ann.sees(t, delivered("hello <b>Bob</b>"))
+	bob.say(t, "hello Ann")
+	ann.sees(t, message("Bob", "hello Ann"))
+
+	// A status reaches the other side.
+	bob.run(t, `{ const select = document.querySelector("#status-select"); select.value = "busy"; select.dispatchEvent(new Event("change")); }`)
+	ann.sees(t, member("Bob", "busy"))
+	ann.sees(t, event("Bob is busy."))
+
+	// Another room is out of sight and out of hearing.
+	bob.run(t, `location.hash = "#elsewhere"`)
+	ann.sees(t, event("Bob left."))
+	ann.sees(t, alone)
+	bob.sees(t, `document.querySelector("#room").textContent === "elsewhere" && `+alone)
+	bob.say(t, "nobody hears this")
+	bob.sees(t, delivered("nobody hears this"))
+	bob.run(t, `location.hash = "#lobby"`)
+	ann.sees(t, count(`#messages [data-kind="event"]`, "Bob joined.", 2))
+	bob.sees(t, member("Ann", "online"))
+
+	flood(t, ann, bob)
+
+	for _, restart := range []struct {
+		name string
+		stop func(*testing.T)
+	}{
+		{"drain", server.stop},
+		{"crash", server.kill},
+	} {
+		restart.stop(t)
+		for _, p := range []*page{ann, bob} {
+			p.sees(t, `["waiting", "connecting"].includes(document.querySelector("#state").dataset.state) && !document.querySelector("#state").hidden`)
+			p.sees(t, `document.querySelector("#send").disabled`)
+		}
+		server.start(t)
+		for _, p := range []*page{ann, bob} {
+			p.sees(t, ready)
+		}
+		ann.sees(t, member("Bob", "busy"))
+		bob.sees(t, member("Ann", "online"))
+		ann.sees(t, `document.querySelector("#count").textContent === "2"`)
+		ann.say(t, "back after "+restart.name)
+		bob.sees(t, message("Ann", "back after "+restart.name))
+		bob.say(t, "so am I after "+restart.name)
+		ann.sees(t, message("Bob", "so am I after "+restart.name))
+	}
+
+	// A closed tab leaves without a word of its own.
+	left := count(`#messages [data-kind="event"]`, "Bob left.", 2)
+	bob.close(t)
+	ann.sees(t, left)
+	ann.sees(t, alone)
+	ann.sees(t, count("#messages .text", "nobody hears this", 0))
+}
+
+// flood sends faster than the example's limit allows: ann is told and held back, and may go on when the time is over.
+func flood(t *testing.T, ann, bob *page) {
+	t.Helper()
+	// The notice goes away by itself, so it has to be watched for before it comes.
+	ann.run(t, `window.noticed = new Promise((done) => {
+		new MutationObserver(() => {
+			const notice = document.querySelector("#notice");
+			if (!notice.hidden && notice.dataset.code === "rate_limited" && document.querySelector("#send").disabled) done(notice.textContent);
+		}).observe(document.body, { subtree: true, childList: true, attributes: true });
+	}); 0`)
+	ann.run(t, `for (let i = 1; i <= 8; i++) {
+		document.querySelector("#text").value = "flood " + i;
+		document.querySelector("#compose").requestSubmit();
+	}`)
+	ann.sees(t, `window.noticed.then((text) => text.includes("No more than 5 messages in 3 s"))`)
+	ann.sees(t, `document.querySelector('#messages [data-delivery="failed"]')`)
+
+	ann.sees(t, ready+` && document.querySelector("#notice").hidden`)
+	ann.say(t, "after the flood")
+	bob.sees(t, message("Ann", "after the flood"))
+	ann.sees(t, delivered("after the flood"))
+
+	const texts = `[...document.querySelectorAll('#messages %s .text')].map((e) => e.textContent).filter((text) => text.startsWith("flood "))`
+	sent := ann.reads(t, fmt.Sprintf(texts, `[data-delivery="sent"]`))
+	refused := ann.reads(t, fmt.Sprintf(texts, `[data-delivery="failed"]`))
+	heard := bob.reads(t, fmt.Sprintf(texts, ""))
+	if len(sent)+len(refused) != 8 || len(refused) < 3 {
+		t.Errorf("of 8 messages at once %q were sent and %q refused, want at most 5 sent", sent, refused)
+	}
+	if !slices.Equal(sent, heard) {
+		t.Errorf("Ann is told that %q were sent, but Bob heard %q", sent, heard)
+	}
+
+	// What was refused can be sent again, as often as it takes.
+	again := refused[0]
+	ann.sees(t, fmt.Sprintf(`(() => {
+		const item = [...document.querySelectorAll("#messages li")].find((e) => e.querySelector(".text")?.textContent === %q);
+		if (item.dataset.delivery === "failed" && %s) item.querySelector("button").click();
+		return item.dataset.delivery === "sent";
+	})()`, again, ready))
+	bob.sees(t, message("Ann", again))
+}
+
+// Conditions of the page, in JavaScript.
+const (
+	ready = `(document.querySelector("#state").dataset.state === "open" && !document.querySelector("#send").disabled)`
+	alone = `document.querySelectorAll("#members li").length === 1`
+)
+
+func count(selector, text string, n int) string {
+	return fmt.Sprintf(`[...document.querySelectorAll(%q)].filter((e) => e.textContent === %q).length === %d`, selector, text, n)
+}
+
+func event(text string) string { return count(`#messages [data-kind="event"]`, text, 1) }
+
+func delivered(text string) string {
+	return count(`#messages [data-mine="true"][data-delivery="sent"] .text`, text, 1)
+}
+
+func member(name, status string) string {
+	return fmt.Sprintf(`document.querySelectorAll('#members [data-name=%q][data-status=%q]').length === 1`, name, status)
+}
+
+func message(from, text string) string {
+	return fmt.Sprintf(`[...document.querySelectorAll('#messages [data-kind="message"][data-mine="false"]')].filter((e) =>
+		e.querySelector(".who b").textContent === %q && e.querySelector(".text").textContent === %q).length === 1`, from, text)
+}
+
+// page is one tab with a browser context, and so a session, of its own.
+type page struct {
+	name string
+	ctx  context.Context
+}
+
+func openPage(t *testing.T, browser context.Context, url, name string) *page {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
+	t.Cleanup(cancel)
+	p := &page{name: name, ctx: ctx}
+	// The first Do binds the tab to its context, so that one must not carry the deadline.
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatalf("opening a tab for %s: %v", name, err)
+	}
+	p.do(t, "entering",
+		chromedp.Navigate(url),
+		chromedp.SendKeys(chromedp.CSS("#name-input"), name),
+		chromedp.Click(chromedp.CSS("#enter-button")))
+	p.sees(t, ready)
+	return p
+}
+
+func (p *page) do(t *testing.T, what string, actions ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		p.fatal(t, what, err)
+	}
+}
+
+func (p *page) run(t *testing.T, script string) {
+	t.Helper()
+	p.do(t, "running "+script, chromedp.Evaluate[chromedp.Void](script))
+}
+
+// reads returns the value of script, an array of strings.
+func (p *page) reads(t *testing.T, script string) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	texts, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](script))
+	if err != nil {
+		p.fatal(t, "reading "+script, err)
+	}
+	return texts
+}
+
+// sees waits until condition, a JavaScript expression or a promise of one, is true.
+func (p *page) sees(t *testing.T, condition string) {
+	t.Helper()
+	p.do(t, "waiting for "+condition,
+		chromedp.Poll[chromedp.Void](condition, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
+}
+
+// say types text and sends it, when that is possible.
+func (p *page) say(t *testing.T, text string) {
+	t.Helper()
+	p.sees(t, ready)
+	p.do(t, "saying "+text, chromedp.SendKeys(chromedp.CSS("#text"), text+"\r"))
+}
+
+func (p *page) close(t *testing.T) {
+	t.Helper()
+	if err := chromedp.Cancel(p.ctx); err != nil {
+		t.Fatalf("closing the tab of %s: %v", p.name, err)
+	}
+}
+
+func (p *page) fatal(t *testing.T, what string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
+	defer cancel()
+	body, unreadable := chromedp.Run(ctx, chromedp.Evaluate[string](`document.body.innerText`))
+	if unreadable != nil {
+		body = unreadable.Error()
+	}
+	t.Fatalf("%s: %s: %v\nthe page:\n%s", p.name, what, err, body)
+}
+
+func startBrowser(t *testing.T) context.Context {
+	t.Helper()
+	var path string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless-shell"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		const missing = "no browser in PATH: install chromium or google-chrome"
+		if os.Getenv("CI") != "" {
+			t.Fatal(missing)
+		}
+		t.Skip(missing)
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path),
+		chromedp.Flag("disable-component-update", true))
+	if os.Geteuid() == 0 {
+		options = append(options, chromedp.NoSandbox)
+	}
+	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	t.Cleanup(stop)
+	browser, closeBrowser := chromedp.NewContext(allocator)
+	t.Cleanup(closeBrowser)
+	if err := chromedp.Do(browser); err != nil {
+		t.Fatalf("starting %s: %v", path, err)
+	}
+	return browser
+}
+
+// server is a Caddy process with the example's Caddyfile, started from the root of the repository as its first line says.
+type server struct {
+	url    string
+	binary string
+	env    []string
+	output output
+	cmd    *exec.Cmd // nil while stopped
+	exited chan struct{}
+}
+
+func newServer(t *testing.T) *server {
+	t.Helper()
+	dir := t.TempDir()
+	s := &server{binary: filepath.Join(dir, "caddy")}
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", s.binary, "../../cmd/caddy")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building cmd/caddy: %v\n%s", err, out)
+	}
+	port := freePort(t)
+	s.url = "http://127.0.0.1:" + port
+	s.env = append(os.Environ(),
+		"PORT="+port,
+		"CADDY_ADMIN=127.0.0.1:"+freePort(t),
+		"XDG_CONFIG_HOME="+dir,
+		"XDG_DATA_HOME="+dir)
+	t.Cleanup(func() {
+		if s.cmd != nil {
+			s.kill(t)
+		}
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", s.output.text())
+		}
+	})
+	return s
+}
+
+// start returns when the server answers.
+func (s *server) start(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command(s.binary, "run", "--config", "examples/chat/Caddyfile")
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = s.env
+	pipe, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("starting caddy: %v", err)
+	}
+	serving, exited := make(chan struct{}), make(chan struct{})
+	s.cmd, s.exited = cmd, exited
+	go func() {
+		defer close(exited)
+		for lines := bufio.NewScanner(pipe); lines.Scan(); {
+			s.output.add(lines.Text())
+			if strings.Contains(lines.Text(), "serving initial configuration") {
+				close(serving)
+			}
+		}
+		cmd.Wait()
+	}()
+	select {
+	case <-serving:
+	case <-exited:
+		t.Fatal("caddy exited at once")
+	case <-time.After(patience):
+		t.Fatal("caddy does not start to serve")
+	}
+}
+
+// stop asks the server to end, as a service manager does, and waits until it has.
+func (s *server) stop(t *testing.T) {
+	t.Helper()
+	s.end(t, os.Interrupt)
+}
+
+// kill ends the server without letting it say goodbye.
+func (s *server) kill(t *testing.T) {
+	t.Helper()
+	s.end(t, os.Kill)
+}
+
+func (s *server) end(t *testing.T, signal os.Signal) {
+	t.Helper()
+	if err := s.cmd.Process.Signal(signal); err != nil {
+		t.Errorf("ending caddy: %v", err)
+	}
+	s.cmd = nil
+	select {
+	case <-s.exited:
+	case <-time.After(patience):
+		t.Fatal("caddy does not end")
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// output collects the lines of a process; any goroutine may call its methods.
+type output struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (o *output) add(line string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lines = append(o.lines, line)
+}
+
+func (o *output) text() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Join(o.lines, "\n")
+}
