@@ -20,6 +20,14 @@ var ErrInvalid = errors.New("presence: invalid name")
 // ErrClosed is returned by every operation of a store that was closed.
 var ErrClosed = errors.New("presence: store is closed")
 
+// Errors of operations that come too early or too late.
+var (
+	ErrNotOpen      = errors.New("presence: room is not open")
+	ErrNotConnected = errors.New("presence: connection is not connected")
+	ErrConnected    = errors.New("presence: connection is connected already")
+	ErrNotMember    = errors.New("presence: connection is not in the room")
+)
+
 // MaxName is the longest room, user, connection, device or status, in bytes.
 const MaxName = 256
 
@@ -84,6 +92,8 @@ type Snapshot struct {
 
 // View reads a room's replica at one moment: it is valid only inside the function that it is given to.
 type View interface {
+	// Member returns the member with that user id.
+	Member(user string) (Member, bool)
 	// Page returns at most limit members whose user id is greater than cursor; limit 0 returns none, only PSeq and Count.
 	Page(cursor string, limit int) Snapshot
 }

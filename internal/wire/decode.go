@@ -41,28 +41,58 @@ type Request struct {
 // answer finds the question; the error's message never repeats what the client sent.
 // Unknown fields are ignored, null counts as absent, and of a field that comes twice the last one counts.
 func Decode(frame []byte) (Request, *Error) {
-	req := Request{Presence: PresenceFull, Event: DefaultEvent}
-	if !utf8.Valid(frame) {
-		return req, &Error{BadRequest, "frame is not UTF-8"}
+	req := Request{Presence: PresenceFull}
+	s, err := object(frame)
+	if err != nil {
+		return req, err
 	}
-	// With the grammar checked once, the scan below needs no error handling of its own.
-	if !json.Valid(frame) {
-		return req, &Error{BadRequest, "frame is not JSON"}
-	}
-	s := scanner{b: frame}
-	if s.space(); s.b[s.i] != '{' {
-		return req, &Error{BadRequest, "frame is not a JSON object"}
-	}
-	var first *Error
 	for key, value := range s.members {
-		if err := req.set(text(key), value); err != nil && first == nil {
-			first = err
+		if e := req.set(text(key), value); e != nil && err == nil {
+			err = e
 		}
 	}
-	if first == nil {
-		first = req.check()
+	if err == nil {
+		err = req.check()
 	}
-	return req, first
+	return req, err
+}
+
+// DecodeOutside decodes a message that was published by someone who is no client: {"event":…,"data":…}, both optional.
+// data aliases payload.
+func DecodeOutside(payload []byte) (event string, data []byte, err *Error) {
+	s, err := object(payload)
+	if err != nil {
+		return "", nil, err
+	}
+	req := Request{}
+	for key, value := range s.members {
+		switch k := text(key); k {
+		case "event", "data":
+			if err = req.set(k, value); err != nil {
+				return "", nil, err
+			}
+		}
+	}
+	if err = req.checkMessage(); err != nil {
+		return "", nil, err
+	}
+	return req.Event, req.Data, nil
+}
+
+// object returns a scanner at the opening brace of frame.
+func object(frame []byte) (*scanner, *Error) {
+	if !utf8.Valid(frame) {
+		return nil, &Error{BadRequest, "frame is not UTF-8"}
+	}
+	// With the grammar checked once, the scan needs no error handling of its own.
+	if !json.Valid(frame) {
+		return nil, &Error{BadRequest, "frame is not JSON"}
+	}
+	s := &scanner{b: frame}
+	if s.space(); s.b[s.i] != '{' {
+		return nil, &Error{BadRequest, "frame is not a JSON object"}
+	}
+	return s, nil
 }
 
 // set assigns one field from its raw JSON value.
@@ -142,6 +172,11 @@ func (r *Request) check() *Error {
 	if err := checkStatus(r.Status); err != nil {
 		return err
 	}
+	return r.checkMessage()
+}
+
+// checkMessage checks event and data, and fills in what is absent.
+func (r *Request) checkMessage() *Error {
 	if r.Event == "" {
 		r.Event = DefaultEvent
 	}

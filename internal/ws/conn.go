@@ -24,9 +24,18 @@ type Limits struct {
 	WriteTimeout time.Duration // how long a stalled peer is waited for
 }
 
+// Owner is whose connection it is. Its methods should close the connection; they must not block.
+type Owner interface {
+	// Silent is called, from the pool's pinger, when the peer has not answered a ping in time.
+	Silent()
+	// Slow is called once, from whoever sends, when the send queue is full.
+	Slow()
+}
+
 // Conn is one accepted WebSocket.
 type Conn struct {
 	pool   *Pool
+	owner  Owner
 	worker *worker
 	limits *atomic.Pointer[Limits]
 	nc     net.Conn
@@ -40,7 +49,6 @@ type Conn struct {
 	read  rawRead
 
 	lastRead atomic.Int64 // Unix nanoseconds
-	slow     atomic.Bool  // the peer did not take what was sent within the write timeout
 
 	mu       sync.Mutex
 	pending  []Frame // guarded by mu, as all below
@@ -51,6 +59,8 @@ type Conn struct {
 	closing  bool    // a close frame is queued: nothing more may be
 	finished bool    // the reader is gone: close the socket once nothing is pending
 	dead     bool    // the socket is closed
+
+	overflowed bool // the owner was told that the queue is full
 
 	// Guarded by pinger.mu.
 	bucket, slot int
@@ -72,8 +82,8 @@ var readBuffers = sync.Pool{New: func() any { b := make([]byte, readBuffer); ret
 // Accept answers the upgrade request r with 101 and takes the connection over. The caller has checked everything
 // about the request that it wants to refuse in its own words, the origin too. After an error the response is written.
 // subprotocol is chosen if the client offered it.
-func (p *Pool) Accept(w http.ResponseWriter, r *http.Request, subprotocol string, limits *atomic.Pointer[Limits]) (*Conn, error) {
-	c := &Conn{pool: p, limits: limits}
+func (p *Pool) Accept(w http.ResponseWriter, r *http.Request, subprotocol string, limits *atomic.Pointer[Limits], owner Owner) (*Conn, error) {
+	c := &Conn{pool: p, limits: limits, owner: owner, slot: -1}
 	c.worker = p.workers[int(p.next.Add(1))%len(p.workers)]
 	peer, err := websocket.Accept(&takeover{ResponseWriter: w, c: c}, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{subprotocol},
@@ -87,7 +97,6 @@ func (p *Pool) Accept(w http.ResponseWriter, r *http.Request, subprotocol string
 	peer.SetReadLimit(-1)
 	c.peer = peer
 	c.lastRead.Store(time.Now().UnixNano())
-	p.pings.add(c)
 	return c, nil
 }
 
@@ -142,6 +151,7 @@ type Message struct {
 // may still be called. One goroutine calls it, once.
 func (c *Conn) ReadLoop(handle func(Message)) (code int, err error) {
 	defer c.finish()
+	c.watch()
 	for {
 		// Waiting here, on a shallow stack and without a buffer, is what makes a silent connection small.
 		if c.raw != nil && len(c.rest) == 0 && c.br.Buffered() == 0 {
@@ -157,6 +167,17 @@ func (c *Conn) ReadLoop(handle func(Message)) (code int, err error) {
 			c.Close(int(websocket.StatusProtocolError), "", nil, false)
 			return 0, err
 		}
+	}
+}
+
+// watch puts the connection under the pinger's eyes, and its deadline too if it was closed before it was read from.
+func (c *Conn) watch() {
+	c.pool.pings.add(c)
+	c.mu.Lock()
+	closing := c.closing
+	c.mu.Unlock()
+	if closing {
+		c.pool.pings.expire(c, time.Now().Add(closeWait))
 	}
 }
 
@@ -204,9 +225,6 @@ func (c *Conn) message(handle func(Message)) error {
 const maxPooled = 64 << 10
 
 var messages = sync.Pool{New: func() any { b := make([]byte, 0, readBuffer); return &b }}
-
-// Slow tells whether the connection was given up because its peer did not read.
-func (c *Conn) Slow() bool { return c.slow.Load() }
 
 // fill waits for the peer and reads what it has sent into a pooled buffer.
 func (c *Conn) fill() error {

@@ -1,8 +1,6 @@
 package ws
 
 import (
-	"errors"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -20,8 +18,12 @@ func (c *Conn) Send(f Frame) bool {
 		return false
 	}
 	if c.bytes+len(f) > c.limits.Load().SendQueue {
+		first := !c.overflowed
+		c.overflowed = true
 		c.mu.Unlock()
-		c.pool.pings.onSlow(c)
+		if first {
+			c.owner.Slow()
+		}
 		return false
 	}
 	start := c.queue(f)
@@ -166,6 +168,13 @@ func (c *Conn) release() {
 	}
 }
 
+// Abort closes the socket at once.
+func (c *Conn) Abort() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kill()
+}
+
 // kill closes the socket, which wakes the reader. c.mu is held.
 func (c *Conn) kill() {
 	if c.dead {
@@ -192,9 +201,6 @@ func (c *Conn) startDrain() {
 			limit := c.limits.Load().WriteTimeout
 			_ = c.nc.SetWriteDeadline(time.Now().Add(limit)) // fails only when closed, as the write then does
 			n, err := c.nc.Write(merge(frames, (*buf)[:0]))
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				c.slow.Store(true)
-			}
 			if c.wrote(frames, n, err) == writeDone {
 				return
 			}

@@ -2,39 +2,42 @@ package ws
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// buckets is how many parts the connections are divided into: each tick pings one of them.
+// buckets is how many parts the connections are divided into: each tick pings, or checks, one of them.
 const buckets = 32
 
-// answerIn is how many ticks a peer has to answer a ping: 0.6 of the interval, 15 s of 25.
-const answerIn = 19
+// answerWait is how long a peer has to answer a ping.
+const answerWait = 15 * time.Second
+
+// checkEvery is how often a connection is checked for an answer, and one that should be closed for being so.
+const checkEvery = 5 * time.Second
 
 // pinger is the one clock of all connections. A ping is a shared frame; an answer is any byte read after it.
 type pinger struct {
-	interval atomic.Int64 // nanoseconds between two pings of a connection
-	onSilent func(*Conn)
-	onSlow   func(*Conn)
+	interval atomic.Int64  // nanoseconds between two pings of a connection
+	wait     time.Duration // answerWait, shorter in tests
 
 	mu     sync.Mutex
-	rounds [buckets]round      // guarded by mu
+	rounds [buckets][]*Conn    // connections that are pinged together; guarded by mu
 	ending map[*Conn]time.Time // connections that must be closed by then; guarded by mu
-	scan   []*Conn             // owned by run
+
+	scan []*Conn // owned by run
 }
 
-// round is the connections that are pinged together.
-type round struct {
-	conns  []*Conn
-	pinged int64 // when, in Unix nanoseconds; 0: not since the answers were checked
-}
-
-func (p *pinger) init(interval time.Duration, onSilent, onSlow func(*Conn)) {
-	p.interval.Store(int64(interval))
-	p.onSilent, p.onSlow = onSilent, onSlow
-	p.ending = make(map[*Conn]time.Time)
+// all returns the connections whose reader has not ended, or whose socket is open.
+func (p *pinger) all() []*Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conns := slices.Concat(p.rounds[:]...)
+	for c := range p.ending {
+		conns = append(conns, c)
+	}
+	return conns
 }
 
 // add puts c into a random round, so that connections that came together are not pinged together.
@@ -43,8 +46,8 @@ func (p *pinger) add(c *Conn) {
 	defer p.mu.Unlock()
 	c.bucket = rand.IntN(buckets)
 	r := &p.rounds[c.bucket]
-	c.slot = len(r.conns)
-	r.conns = append(r.conns, c)
+	c.slot = len(*r)
+	*r = append(*r, c)
 }
 
 // expire sets when c's socket is closed at the latest.
@@ -66,58 +69,59 @@ func (p *pinger) forget(c *Conn, dead bool) {
 	if c.slot < 0 {
 		return
 	}
-	r := &p.rounds[c.bucket]
-	last := len(r.conns) - 1
-	r.conns[c.slot] = r.conns[last]
-	r.conns[c.slot].slot = c.slot
-	r.conns[last] = nil
-	r.conns = r.conns[:last]
+	r := p.rounds[c.bucket]
+	last := len(r) - 1
+	r[c.slot] = r[last]
+	r[c.slot].slot = c.slot
+	r[last] = nil
+	p.rounds[c.bucket] = r[:last]
 	c.slot = -1
 }
 
 func (p *pinger) run(pool *Pool) {
-	timer := time.NewTimer(p.tick())
-	defer timer.Stop()
-	for n := 0; ; n++ {
+	ping, check := time.NewTimer(p.tick()), time.NewTicker(checkEvery/buckets)
+	defer ping.Stop()
+	defer check.Stop()
+	for pings, checks := 0, 0; ; {
 		select {
 		case <-pool.stop:
 			return
-		case now := <-timer.C:
-			p.step(pool, n, now)
+		case <-ping.C:
+			p.ping(pool, pings%buckets)
+			pings++
+			ping.Reset(p.tick())
+		case now := <-check.C:
+			p.check(pool, checks%buckets, now)
+			checks++
 		}
-		timer.Reset(p.tick())
 	}
 }
 
 func (p *pinger) tick() time.Duration { return time.Duration(p.interval.Load() / buckets) }
 
-// step pings one round, gives up who did not answer in another, and closes what should long be closed.
-func (p *pinger) step(pool *Pool, n int, now time.Time) {
+func (p *pinger) ping(pool *Pool, bucket int) {
 	defer pool.recovered("websocket pinger", nil)
-	round := &p.rounds[n%buckets]
 	p.mu.Lock()
-	p.scan = append(p.scan[:0], round.conns...)
-	round.pinged = now.UnixNano()
+	p.scan = append(p.scan[:0], p.rounds[bucket]...)
 	p.mu.Unlock()
 	for _, c := range p.scan {
 		c.Send(pingFrame)
 	}
+	clear(p.scan)
+}
 
-	round = &p.rounds[(n+buckets-answerIn)%buckets]
+// check gives up the connections of one bucket that have not answered, and closes what should long be closed.
+func (p *pinger) check(pool *Pool, bucket int, now time.Time) {
+	defer pool.recovered("websocket pinger", nil)
+	silentSince := now.Add(-time.Duration(p.interval.Load()) - p.wait).UnixNano()
 	p.mu.Lock()
 	p.scan = p.scan[:0]
-	for _, c := range round.conns {
-		if round.pinged != 0 && c.lastRead.Load() < round.pinged {
+	for _, c := range p.rounds[bucket] {
+		if c.lastRead.Load() < silentSince {
 			p.scan = append(p.scan, c)
 		}
 	}
-	p.mu.Unlock()
-	for _, c := range p.scan {
-		p.onSilent(c)
-	}
-
-	p.mu.Lock()
-	p.scan = p.scan[:0]
+	silent := len(p.scan)
 	for c, at := range p.ending {
 		if now.After(at) {
 			delete(p.ending, c)
@@ -125,10 +129,11 @@ func (p *pinger) step(pool *Pool, n int, now time.Time) {
 		}
 	}
 	p.mu.Unlock()
-	for _, c := range p.scan {
-		c.mu.Lock()
-		c.kill()
-		c.mu.Unlock()
+	for _, c := range p.scan[:silent] {
+		c.owner.Silent()
+	}
+	for _, c := range p.scan[silent:] {
+		c.Abort()
 	}
 	clear(p.scan)
 }

@@ -28,11 +28,11 @@ type Pool struct {
 	done    sync.WaitGroup
 }
 
-// NewPool starts a pool. onSilent is called, from the pinger, for a connection that has not answered a ping in time; onSlow,
-// from any goroutine that sends, for one whose queue is full. Both should close the connection and must not block.
-func NewPool(logger *zap.Logger, pingInterval time.Duration, onSilent, onSlow func(*Conn)) *Pool {
+// NewPool starts a pool whose connections are pinged every pingInterval.
+func NewPool(logger *zap.Logger, pingInterval time.Duration) *Pool {
 	p := &Pool{logger: logger, stop: make(chan struct{})}
-	p.pings.init(pingInterval, onSilent, onSlow)
+	p.pings.ending, p.pings.wait = make(map[*Conn]time.Time), answerWait
+	p.SetPingInterval(pingInterval)
 	for range runtime.GOMAXPROCS(0) {
 		w := &worker{wake: make(chan struct{}, 1), buf: make([]byte, 0, mergeLimit)}
 		p.workers = append(p.workers, w)
@@ -42,8 +42,16 @@ func NewPool(logger *zap.Logger, pingInterval time.Duration, onSilent, onSlow fu
 	return p
 }
 
-// Close stops the pool's goroutines. Connections that are still open can't be written to any more.
+// Abort closes the sockets of all connections at once.
+func (p *Pool) Abort() {
+	for _, c := range p.pings.all() {
+		c.Abort()
+	}
+}
+
+// Close stops the pool's goroutines and closes the sockets of connections that are still open.
 func (p *Pool) Close() {
+	p.Abort()
 	close(p.stop)
 	p.done.Wait()
 }

@@ -1,0 +1,235 @@
+// Package hub connects clients with rooms. It owns the connections and the rooms of one process and delivers locally; what
+// crosses instances goes through the bus, and who is where through a presence store.
+//
+// Locks are taken in this order: a presence store's room, Hub.mu, room.mu, Session.mu, a connection's own. The hub never
+// calls the store with a lock of its own held.
+package hub
+
+import (
+	"context"
+	cryptorand "crypto/rand"
+	"encoding/base64"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/bus"
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+	"github.com/caddyrooms/caddy-rooms/presence"
+)
+
+// Options is what a hub works with. The hub owns the store and the bus from Start to Close.
+type Options struct {
+	Node    string        // the instance's readable name, told to clients
+	Base    string        // what all keys and channels of the hub begin with
+	Timeout time.Duration // the longest wait for a shared store
+	Logger  *zap.Logger
+
+	// Open makes the store and the bus and starts them. It is called once, when the hub starts.
+	Open func(presence.Observer, bus.Receiver) (Backend, error)
+}
+
+// Backend is where a hub's state lives besides its own memory.
+type Backend struct {
+	Store presence.Store
+	Bus   bus.Bus
+	// Shared tells that there are other instances to publish to.
+	Shared bool
+	// Feed takes what the bus brings for a shared store; nil for one in memory.
+	Feed Feed
+	// Close frees what lies beneath the store and the bus, after both were closed.
+	Close func() error
+}
+
+// Feed is the receiving side of a shared presence store.
+type Feed interface {
+	Deliver(channel string, payload []byte)
+	Lost(channels []string)
+}
+
+// Hub is the rooms and connections of one process. Its methods may be called from any goroutine.
+type Hub struct {
+	opts    Options
+	logger  *zap.Logger
+	id      string // this hub's life, unique over all instances
+	backend Backend
+	pool    *ws.Pool
+
+	started  sync.Once
+	startErr error
+	running  atomic.Bool
+	draining atomic.Bool
+	open     atomic.Int64 // sessions admitted and not ended
+	sessions sync.Map     // connection id -> *Session
+	ended    sync.WaitGroup
+
+	coalesce atomic.Int64 // nanoseconds
+	linger   atomic.Int64 // nanoseconds
+
+	mu        sync.RWMutex
+	rooms     map[string]*room // guarded by mu
+	endpoints []*Endpoint      // guarded by mu
+}
+
+// New returns a hub that does nothing until one of its endpoints is bound.
+func New(opts Options) *Hub {
+	return &Hub{opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6), rooms: make(map[string]*room)}
+}
+
+// Endpoint returns the hub's n-th endpoint, counted from 0.
+func (h *Hub) Endpoint(n int) *Endpoint {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.endpoints) <= n {
+		h.endpoints = append(h.endpoints, &Endpoint{hub: h})
+	}
+	return h.endpoints[n]
+}
+
+// unsubscribeAfter is how long an empty room is kept, so that coming and going causes no subscriptions.
+const unsubscribeAfter = 30 * time.Second
+
+// start opens the backend, once, and takes over what a policy says about the whole hub.
+func (h *Hub) start(p *Policy) {
+	h.coalesce.Store(int64(p.Coalesce))
+	// A room outlives the memberships that are held in it, so that a return on another instance is heard.
+	h.linger.Store(int64(unsubscribeAfter + p.Grace))
+	h.started.Do(func() {
+		h.pool = ws.NewPool(h.logger, p.Ping)
+		if h.backend, h.startErr = h.opts.Open(h, h); h.startErr != nil {
+			h.logger.Error("opening hub", zap.Error(h.startErr))
+			return
+		}
+		h.running.Store(true)
+	})
+	h.pool.SetPingInterval(p.Ping)
+}
+
+// ErrClosed is returned for a hub that is not open.
+var ErrClosed = errors.New("hub is closed")
+
+// Close gives every connection a notice and a close frame, spread over the longest drain of the endpoints, waits until
+// they are gone, then gives up presence and closes the backend. ctx bounds all of it.
+func (h *Hub) Close(ctx context.Context) error {
+	if h.draining.Swap(true) || !h.running.Load() {
+		if h.pool != nil && !h.running.Load() {
+			h.pool.Close()
+		}
+		return nil
+	}
+	h.drain(ctx, h.DrainWindow())
+
+	h.mu.Lock()
+	for _, r := range h.rooms {
+		r.stop()
+	}
+	h.mu.Unlock()
+	err := errors.Join(h.backend.Store.Close(ctx, h.grace()), h.backend.Bus.Close())
+	h.pool.Close()
+	if h.backend.Close != nil {
+		err = errors.Join(err, h.backend.Close())
+	}
+	return err
+}
+
+// drain closes all connections, spread over window, and waits until they are gone or ctx ends.
+func (h *Hub) drain(ctx context.Context, window time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, max(window, time.Second))
+	defer cancel()
+	// Most of the window is for closing, the rest for the clients' answers.
+	h.closeSpread(ctx, window*3/4, func(*Session) bool { return true })
+	gone := make(chan struct{})
+	go func() {
+		h.ended.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+		h.pool.Abort()
+		<-gone
+	}
+}
+
+// closeSpread asks the chosen clients to come again, spread over window, the rest at once when ctx ends.
+func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func(*Session) bool) {
+	var open []*Session
+	h.sessions.Range(func(_, v any) bool {
+		if s := v.(*Session); chosen(s) {
+			open = append(open, s)
+		}
+		return true
+	})
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	start := time.Now()
+	for i, s := range open {
+		timer.Reset(time.Until(start.Add(window * time.Duration(i) / time.Duration(len(open)))))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		s.closeIn(wire.CloseRestart, "restart", rand.N(max(window, time.Second)), false)
+	}
+}
+
+// DrainWindow returns the longest drain of the endpoints.
+func (h *Hub) DrainWindow() time.Duration {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var window time.Duration
+	for _, e := range h.endpoints {
+		if p := e.policy.Load(); p != nil {
+			window = max(window, p.Drain)
+		}
+	}
+	return window
+}
+
+// grace returns the longest grace of the endpoints.
+func (h *Hub) grace() time.Duration {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	var grace time.Duration
+	for _, e := range h.endpoints {
+		if p := e.policy.Load(); p != nil {
+			grace = max(grace, p.Grace)
+		}
+	}
+	return grace
+}
+
+// Draining tells whether the hub takes no more connections.
+func (h *Hub) Draining() bool { return h.draining.Load() }
+
+// Connections returns how many connections are open.
+func (h *Hub) Connections() int { return int(h.open.Load()) }
+
+// context bounds a call of the store.
+func (h *Hub) context() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), h.opts.Timeout)
+}
+
+func (h *Hub) channel(room string) string { return redisdb.RoomChannel(h.opts.Base, room) }
+
+func (h *Hub) room(name string) *room {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.rooms[name]
+}
+
+// NewNodeID returns a name for an instance, to be told to clients: it gives nothing of the machine away.
+func NewNodeID() string { return "n" + randomID(4) }
+
+// randomID returns n random bytes in letters, digits, - and _.
+func randomID(n int) string {
+	b := make([]byte, n)
+	_, _ = cryptorand.Read(b) // never fails: crypto/rand ends the program instead
+	return base64.RawURLEncoding.EncodeToString(b)
+}

@@ -1,0 +1,118 @@
+package hub
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/ratelimit"
+)
+
+// errorEvery is how often a connection is told of one limit.
+const errorEvery = time.Second
+
+// floodFactor is how many times a limit's events may be refused within its window before the connection is closed.
+const floodFactor = 20
+
+// refusals is what one limit has refused a session.
+type refusals struct {
+	told       time.Time // when the last error was sent
+	suppressed int       // errors not sent since
+	since      time.Time // beginning of the window in which count counts
+	count      int
+}
+
+// Connect decides on an upgrade. It returns the limit that refuses it, or nil.
+func (e *Endpoint) Connect(ctx context.Context, keys map[string]string) (*Limit, ratelimit.Decision) {
+	p := e.policy.Load()
+	for i := range p.Limits {
+		if l := &p.Limits[i]; l.On == OnConnect {
+			if d := e.hub.decide(ctx, l, keys[l.Key]); !d.Allowed {
+				return l, d
+			}
+		}
+	}
+	return nil, ratelimit.Decision{}
+}
+
+// decide asks a limit. One that only observes refuses nothing.
+func (h *Hub) decide(ctx context.Context, l *Limit, key string) ratelimit.Decision {
+	d, err := l.Limiter.Allow(ctx, l.Limit, key)
+	if err != nil {
+		// What to do without a shared store is the limiter's own affair; this is a fault in it, and no reason to stop everything.
+		h.logger.Error("deciding limit", zap.String("limit", l.Name), zap.Error(err))
+		return ratelimit.Decision{Allowed: true}
+	}
+	if !d.Allowed && l.Observe {
+		if c := h.logger.Check(zap.DebugLevel, "limit would refuse"); c != nil {
+			c.Write(zap.String("limit", l.Name), zap.String("on", string(l.On)))
+		}
+		d.Allowed = true
+	}
+	return d
+}
+
+// allow counts req under the limits on action. It returns false, and has answered, when one of them refuses it.
+func (s *Session) allow(action Action, req *wire.Request) bool {
+	p := s.endpoint.Policy()
+	for i := range p.Limits {
+		l := &p.Limits[i]
+		if l.On != action {
+			continue
+		}
+		if d := s.hub.decide(context.Background(), l, s.key(l.Key, req.Room)); !d.Allowed {
+			s.refuseLimit(req, l, d)
+			return false
+		}
+	}
+	return true
+}
+
+// key fills in a limit's key for this session.
+func (s *Session) key(template, room string) string {
+	switch template { // the usual ones, at no cost
+	case "{rooms.conn}":
+		return s.id
+	case "{rooms.user}":
+		return s.user
+	case "{rooms.room}":
+		return room
+	}
+	if expanded, ok := s.keys[template]; ok {
+		template = expanded
+	}
+	return strings.NewReplacer("{rooms.conn}", s.id, "{rooms.user}", s.user, "{rooms.room}", room).Replace(template)
+}
+
+// refuseLimit answers a request over a limit, at most once a second; a client that goes on regardless is closed.
+func (s *Session) refuseLimit(req *wire.Request, l *Limit, d ratelimit.Decision) {
+	if s.refusals == nil {
+		s.refusals = make(map[string]*refusals)
+	}
+	r := s.refusals[l.Name]
+	if r == nil {
+		r = new(refusals)
+		s.refusals[l.Name] = r
+	}
+	now := time.Now()
+	if now.Sub(r.since) > l.Window {
+		r.since, r.count = now, 0
+	}
+	if r.count++; r.count >= floodFactor*l.Events {
+		s.close(wire.CloseFlood, "flood", true)
+		return
+	}
+	if now.Sub(r.told) < errorEvery {
+		r.suppressed++
+		return
+	}
+	s.sendError(&wire.Refusal{
+		Error: wire.Error{Code: wire.RateLimited, Message: `limit "` + l.Name + `" reached`},
+		ID:    req.ID, Room: req.Room, RetryAfter: d.RetryAfter, Suppressed: r.suppressed,
+		Limit: &wire.LimitState{Name: l.Name, Events: l.Events, Window: l.Window, Remaining: d.Remaining, Reset: d.Reset},
+	})
+	r.told, r.suppressed = now, 0
+}

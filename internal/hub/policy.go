@@ -1,0 +1,108 @@
+package hub
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+	"github.com/caddyrooms/caddy-rooms/ratelimit"
+)
+
+// Policy is what an [Endpoint] allows. It is immutable; a new one is bound as a whole and holds for open connections too.
+type Policy struct {
+	Rooms  []RoomRule // the first that matches a room's name decides; none at all: every room is open
+	Limits []Limit
+
+	Transport ws.Limits
+	Grace     time.Duration // how long a lost connection's memberships are held
+	Coalesce  time.Duration // presence changes of a room are told together for so long
+	Ping      time.Duration // between two pings of a connection
+	Drain     time.Duration // over which connections are closed when the hub closes
+	MaxAge    time.Duration // of a connection, jittered by a fifth; 0: none
+
+	MaxRooms       int // of a connection
+	MaxConnections int // of the hub, on this instance; negative: no bound
+
+	// CloseOnRebind asks the endpoint's clients to come again when the next policy is bound.
+	CloseOnRebind bool
+}
+
+// Who may do something in a room.
+type Who uint8
+
+// Everyone is whoever was admitted, Users those of them with a user id, Members those in the room.
+const (
+	Everyone Who = iota
+	Users
+	Members
+	Nobody
+)
+
+// RoomRule is what is allowed in the rooms whose names match Pattern.
+type RoomRule struct {
+	Pattern    Pattern
+	Join       Who           // Everyone, Users or Nobody
+	Publish    Who           // Members, Everyone or Nobody
+	Presence   wire.Presence // the most that a member is told
+	MaxMembers int           // 0: no bound
+}
+
+var openRule = RoomRule{Publish: Members, Presence: wire.PresenceFull}
+
+// rule returns the rule for room; nil when the room is closed to all.
+func (p *Policy) rule(room string) *RoomRule {
+	if len(p.Rooms) == 0 {
+		return &openRule
+	}
+	for i := range p.Rooms {
+		if p.Rooms[i].Pattern.Match(room) {
+			return &p.Rooms[i]
+		}
+	}
+	return nil
+}
+
+// Action is what a limit counts.
+type Action string
+
+// The actions that can be limited.
+const (
+	OnConnect Action = "connect"
+	OnJoin    Action = "join"
+	OnPublish Action = "publish"
+	OnStatus  Action = "status"
+)
+
+// Limit is a rate limit on an action. Limiter decides; it already knows what to do when a shared store is out of reach.
+type Limit struct {
+	ratelimit.Limit
+	On      Action
+	Key     string // a template; {rooms.conn}, {rooms.user} and {rooms.room} are filled in here, the rest at the upgrade
+	Limiter ratelimit.Limiter
+	Observe bool // count and log, refuse nothing
+}
+
+// Endpoint is one place where clients enter a hub. Its policy may differ from that of other endpoints of the hub.
+type Endpoint struct {
+	hub    *Hub
+	policy atomic.Pointer[Policy] // nil until Bind
+	limits atomic.Pointer[ws.Limits]
+}
+
+// Bind makes p the endpoint's policy, for open connections too. It starts the hub if that has not started.
+func (e *Endpoint) Bind(p *Policy) {
+	e.limits.Store(&p.Transport)
+	old := e.policy.Swap(p)
+	e.hub.start(p)
+	if old != nil && old.CloseOnRebind {
+		go e.hub.closeSpread(context.Background(), p.Drain, func(s *Session) bool { return s.endpoint == e })
+	}
+}
+
+// Policy returns the policy in force, nil before the first Bind.
+func (e *Endpoint) Policy() *Policy { return e.policy.Load() }
+
+// Hub returns the hub that the endpoint leads into.
+func (e *Endpoint) Hub() *Hub { return e.hub }

@@ -1,0 +1,103 @@
+package hub
+
+import (
+	"bytes"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+)
+
+// What the payloads on a room's channel begin with. Presence has its own letters.
+const (
+	fromInstance = 'm' // m<hub id> <connection that gets none>\n<JSON of the client frame>
+	fromOutside  = '{' // the JSON of a message that someone else has published
+)
+
+// Receive implements bus.Receiver.
+func (h *Hub) Receive(channel string, payload []byte) {
+	name, isRoom := strings.CutPrefix(channel, h.channel(""))
+	switch {
+	case isRoom && len(payload) > 0 && payload[0] == fromInstance:
+		h.receiveMessage(name, payload[1:])
+	case isRoom && len(payload) > 0 && payload[0] == fromOutside:
+		h.receiveOutside(name, payload)
+	case h.backend.Feed != nil:
+		h.backend.Feed.Deliver(channel, payload)
+	}
+}
+
+// Lost implements bus.Receiver.
+func (h *Hub) Lost(channels []string) {
+	for _, channel := range channels {
+		name, isRoom := strings.CutPrefix(channel, h.channel(""))
+		if r := h.room(name); isRoom && r != nil {
+			r.broadcast(ws.Text(wire.AppendGap(ws.Buffer(64+len(name)), name, "bus")), nil)
+		}
+	}
+	if h.backend.Feed != nil {
+		h.backend.Feed.Lost(channels)
+	}
+}
+
+func (h *Hub) receiveMessage(name string, payload []byte) {
+	head, body, ok := bytes.Cut(payload, []byte{'\n'})
+	from, excluded, ok2 := bytes.Cut(head, []byte{' '})
+	if !ok || !ok2 || string(from) == h.id {
+		return // our own echo: delivered before it left
+	}
+	r := h.room(name)
+	if r == nil {
+		return
+	}
+	var except *ws.Conn
+	if len(excluded) > 0 {
+		if s, ok := h.sessions.Load(string(excluded)); ok {
+			except = s.(*Session).conn
+		}
+	}
+	r.broadcast(ws.Text(append(ws.Buffer(len(body)), body...)), except)
+}
+
+// instancePayload is what the other instances get of a message.
+func (h *Hub) instancePayload(frame []byte) []byte {
+	p := make([]byte, 0, 3+len(h.id)+len(frame))
+	p = append(append(p, fromInstance), h.id...)
+	return append(append(p, " \n"...), frame...)
+}
+
+// receiveOutside delivers a message that was published on a room's channel without our header: by a cron job, redis-cli, another
+// program. Every instance validates it for itself.
+func (h *Hub) receiveOutside(name string, payload []byte) {
+	r := h.room(name)
+	if r == nil {
+		return
+	}
+	if len(payload) > h.maxFrame() {
+		h.logger.Warn("message from outside is too large", zap.String("room", name), zap.Int("size", len(payload)))
+		return
+	}
+	event, data, err := wire.DecodeOutside(payload)
+	if err != nil {
+		h.logger.Warn("message from outside is malformed", zap.String("room", name), zap.Error(err))
+		return
+	}
+	b := wire.AppendMessage(ws.Buffer(len(payload)+128), name, event, data, nil, time.Now().UnixMilli())
+	r.broadcast(ws.Text(b), nil)
+}
+
+// maxFrame is the largest message that any endpoint takes.
+func (h *Hub) maxFrame() int {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	n := 0
+	for _, e := range h.endpoints {
+		if p := e.policy.Load(); p != nil {
+			n = max(n, p.Transport.MaxFrame)
+		}
+	}
+	return n
+}

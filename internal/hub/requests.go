@@ -1,0 +1,275 @@
+package hub
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+	"github.com/caddyrooms/caddy-rooms/presence"
+)
+
+// receive answers one message of the client. It runs in the reader's goroutine, so that requests of a client are done one after
+// the other; what waits for a shared store holds up nobody else.
+func (s *Session) receive(m ws.Message) {
+	limit := s.endpoint.Policy().Transport.MaxFrame
+	switch {
+	case s.gone():
+		return // closed by the server, the peer's answer not yet here
+	case m.TooLarge:
+		s.close(wire.CloseTooLarge, "too_large", false)
+		return
+	case m.Binary:
+		s.refuse(&wire.Request{}, &wire.Error{Code: wire.BadRequest, Message: "frames must be text"})
+		return
+	}
+	req, err := wire.Decode(m.Data)
+	if len(m.Data) > limit {
+		err = &wire.Error{Code: wire.TooLarge, Message: "frame is too large"}
+	}
+	if err != nil {
+		s.refuse(&req, err)
+		return
+	}
+	switch req.Type {
+	case wire.Join:
+		s.join(&req, false)
+	case wire.Leave:
+		s.leave(&req)
+	case wire.Publish:
+		s.publish(&req)
+	case wire.Status:
+		s.status(&req)
+	case wire.Members:
+		s.members(&req)
+	case wire.Heartbeat:
+		s.hub.backend.Store.Touch(s.id)
+		s.ack(&wire.Ack{ID: req.ID})
+	case wire.Ping:
+		s.conn.Send(ws.Text(wire.AppendPong(ws.Buffer(64), req.ID)))
+	}
+}
+
+// join enters a room. The server puts a client also where it may not go by itself.
+func (s *Session) join(req *wire.Request, byServer bool) {
+	p := s.endpoint.Policy()
+	rule := p.rule(req.Room)
+	if rule == nil && byServer {
+		rule = &openRule
+	}
+	m, in := s.rooms[req.Room]
+	switch {
+	case rule == nil, !byServer && (rule.Join == Nobody || rule.Join == Users && s.anonymous):
+		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "this room may not be joined"})
+		return
+	case !in && len(s.rooms) >= p.MaxRooms:
+		s.refuse(req, &wire.Error{Code: wire.TooManyRooms, Message: "in as many rooms as are allowed"})
+		return
+	case !byServer && !s.allow(OnJoin, req):
+		return
+	}
+	mode := min(req.Presence, rule.Presence)
+	ctx, cancel := s.hub.context()
+	defer cancel()
+	if !in {
+		m = &membership{room: s.hub.enter(ctx, req.Room), session: s, slot: -1}
+	}
+	r := m.room
+	if rule.MaxMembers > 0 {
+		// One at a time, so that two can't take the last place.
+		r.joining.Lock()
+		defer r.joining.Unlock()
+		if !in && s.full(req.Room, rule.MaxMembers) {
+			r.exit()
+			s.refuse(req, &wire.Error{Code: wire.RoomFull, Message: "the room is full"})
+			return
+		}
+	}
+	state := presence.State{Status: req.Status, State: string(req.State)}
+	err := s.hub.backend.Store.Join(ctx, req.Room, s.id, state, func(v presence.View, degraded bool) {
+		a := wire.Ack{ID: req.ID, Room: req.Room, Mode: mode, Degraded: degraded}
+		switch mode {
+		case wire.PresenceFull:
+			page := v.Page("", wire.MaxPage)
+			a.Snapshot = &page
+		case wire.PresenceCount:
+			page := v.Page("", 0)
+			a.Snapshot = &page
+		case wire.PresenceNone:
+		}
+		r.add(m, mode, s.frame(&a))
+	})
+	if err != nil {
+		s.fail(req, "joining room", err)
+	}
+	if _, placed := s.rooms[req.Room]; !in && !placed {
+		r.exit() // refused, or the session ended meanwhile
+	}
+}
+
+// full tells whether a room has no place for the session's user.
+func (s *Session) full(room string, most int) (full bool) {
+	s.hub.backend.Store.View(room, func(v presence.View, _ bool) {
+		if v.Page("", 0).Count < most {
+			return
+		}
+		// A user who is in is counted once, whatever the number of connections.
+		_, in := v.Member(s.user)
+		full = !in
+	})
+	return full
+}
+
+func (s *Session) leave(req *wire.Request) {
+	m, in := s.rooms[req.Room]
+	if !in {
+		s.refuseNotJoined(req)
+		return
+	}
+	// Nothing of a room comes after its leave ack, an ack of a publish neither.
+	s.publishes.Wait()
+	ctx, cancel := s.hub.context()
+	defer cancel()
+	err := s.hub.backend.Store.Leave(ctx, req.Room, s.id, presence.ReasonLeft, func(degraded bool) {
+		var last ws.Frame
+		if req.ID != nil {
+			last = s.frame(&wire.Ack{ID: req.ID, Room: req.Room, Degraded: degraded})
+		}
+		m.room.remove(m, last)
+	})
+	if err != nil {
+		m.room.remove(m, nil)
+		s.fail(req, "leaving room", err)
+	}
+	s.mu.Lock()
+	delete(s.rooms, req.Room)
+	s.mu.Unlock()
+	m.room.exit()
+}
+
+func (s *Session) publish(req *wire.Request) {
+	rule := s.endpoint.Policy().rule(req.Room)
+	m, in := s.rooms[req.Room]
+	switch {
+	case rule == nil || rule.Publish == Nobody:
+		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "clients may not publish in this room"})
+		return
+	case !in && rule.Publish != Everyone:
+		s.refuseNotJoined(req)
+		return
+	case !s.allow(OnPublish, req):
+		return
+	}
+	h := s.hub
+	size := len(req.Data) + len(req.Room) + len(req.Event) + len(s.user) + len(s.id) + 128
+	b := wire.AppendMessage(ws.Buffer(size), req.Room, req.Event, req.Data, &wire.Sender{User: s.user, Conn: s.id}, time.Now().UnixMilli())
+	var r *room
+	if in {
+		r = m.room
+	} else {
+		r = h.room(req.Room)
+	}
+	if r != nil {
+		except := s.conn
+		if req.Echo {
+			except = nil
+		}
+		r.broadcast(ws.Text(b), except)
+	}
+	if !h.backend.Shared {
+		s.ack(&wire.Ack{ID: req.ID, Room: req.Room})
+		return
+	}
+	var done func(error)
+	if req.ID != nil {
+		a := wire.Ack{ID: slices.Clone(req.ID), Room: req.Room}
+		s.publishes.Add(1)
+		done = func(err error) {
+			defer s.publishes.Done()
+			a.Degraded = err != nil
+			s.ack(&a)
+		}
+	}
+	h.backend.Bus.Publish(h.channel(req.Room), h.instancePayload(b[ws.Headroom:]), done)
+}
+
+func (s *Session) status(req *wire.Request) {
+	if _, in := s.rooms[req.Room]; req.Room != "" && !in {
+		s.refuseNotJoined(req)
+		return
+	}
+	if !s.allow(OnStatus, req) {
+		return
+	}
+	ctx, cancel := s.hub.context()
+	defer cancel()
+	var degraded bool
+	var err error
+	if req.Room != "" {
+		degraded, err = s.hub.backend.Store.Update(ctx, req.Room, s.id, presence.State{Status: req.Status, State: string(req.State)})
+	} else {
+		degraded, err = s.hub.backend.Store.SetStatus(ctx, s.user, req.Status)
+	}
+	if err != nil {
+		s.fail(req, "setting status", err)
+		return
+	}
+	s.ack(&wire.Ack{ID: req.ID, Room: req.Room, Degraded: degraded})
+}
+
+func (s *Session) members(req *wire.Request) {
+	rule := s.endpoint.Policy().rule(req.Room)
+	switch _, in := s.rooms[req.Room]; {
+	case !in:
+		s.refuseNotJoined(req)
+		return
+	case rule == nil || rule.Presence != wire.PresenceFull:
+		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "members of this room are not told"})
+		return
+	}
+	a := wire.Ack{ID: req.ID, Room: req.Room, Mode: wire.PresenceFull, Page: true}
+	s.hub.backend.Store.View(req.Room, func(v presence.View, degraded bool) {
+		page := v.Page(req.Cursor, wire.MaxPage)
+		a.Snapshot, a.Degraded = &page, degraded
+	})
+	s.conn.Send(s.frame(&a))
+}
+
+// ack answers a request that wants an answer.
+func (s *Session) ack(a *wire.Ack) {
+	if a.ID != nil {
+		s.conn.Send(s.frame(a))
+	}
+}
+
+func (s *Session) frame(a *wire.Ack) ws.Frame {
+	size := 256
+	if a.Snapshot != nil {
+		size += 128 * len(a.Snapshot.Members)
+	}
+	return ws.Text(wire.AppendAck(ws.Buffer(size), a))
+}
+
+func (s *Session) refuse(req *wire.Request, err *wire.Error) {
+	room := req.Room
+	if wire.CheckRoom(room) != nil {
+		room = "" // what is no name is not repeated
+	}
+	s.sendError(&wire.Refusal{Error: *err, ID: req.ID, Room: room})
+}
+
+func (s *Session) refuseNotJoined(req *wire.Request) {
+	s.refuse(req, &wire.Error{Code: wire.NotJoined, Message: "not in this room"})
+}
+
+// fail answers a request that failed through no fault of the client.
+func (s *Session) fail(req *wire.Request, doing string, err error) {
+	s.hub.logger.Error(doing, zap.String("conn", s.id), zap.Error(err))
+	s.refuse(req, &wire.Error{Code: wire.Internal, Message: "the server could not do this"})
+}
+
+func (s *Session) sendError(r *wire.Refusal) {
+	s.conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), r)))
+}

@@ -1,0 +1,279 @@
+package hub
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+	"github.com/caddyrooms/caddy-rooms/presence"
+)
+
+// room is the local side of a room: who of its members is connected here.
+type room struct {
+	hub    *Hub
+	name   string
+	opened chan struct{} // closed when the room is subscribed and its presence read, or that has failed for now
+	closed chan struct{} // made when the room is given up, closed when that is done; guarded by Hub.mu
+
+	joining sync.Mutex // held by who joins a room with a bound on its members
+
+	refs int         // sessions in it or on their way; guarded by Hub.mu
+	idle *time.Timer // gives the room up; guarded by Hub.mu
+
+	mu      sync.Mutex
+	members []member // dense; guarded by mu
+	feed    feed     // guarded by mu
+}
+
+// member is a connection in a room.
+type member struct {
+	*membership
+	conn *ws.Conn
+	mode wire.Presence
+	from uint64 // changes of the room's presence that its snapshot had
+}
+
+// membership is a session's place in a room. Its fields are guarded by room.mu.
+type membership struct {
+	room    *room
+	session *Session
+	slot    int // in room.members; -1: not in
+}
+
+// enter returns the room of that name, opened, and counts the caller in; exit counts it out.
+func (h *Hub) enter(ctx context.Context, name string) *room {
+	for {
+		h.mu.Lock()
+		r := h.rooms[name]
+		if r != nil && r.closed != nil {
+			closed := r.closed
+			h.mu.Unlock()
+			<-closed
+			continue
+		}
+		first := r == nil
+		if first {
+			r = &room{hub: h, name: name, opened: make(chan struct{})}
+			h.rooms[name] = r
+		}
+		r.refs++
+		if r.idle != nil {
+			r.idle.Stop()
+			r.idle = nil
+		}
+		h.mu.Unlock()
+		if first {
+			r.open(ctx)
+		}
+		select {
+		case <-r.opened:
+		case <-ctx.Done():
+		}
+		return r
+	}
+}
+
+// open subscribes to the room and reads its presence. A failure is no reason not to enter: bus and store go on trying.
+func (r *room) open(ctx context.Context) {
+	defer close(r.opened)
+	if err := r.hub.backend.Bus.Subscribe(ctx, r.hub.channel(r.name)); err != nil {
+		r.hub.logger.Debug("subscribing to room", zap.String("room", r.name), zap.Error(err))
+	}
+	if _, err := r.hub.backend.Store.Open(ctx, r.name); err != nil {
+		r.hub.logger.Debug("opening presence of room", zap.String("room", r.name), zap.Error(err))
+	}
+}
+
+// exit counts a session out. The last one starts the time after which the room is given up.
+func (r *room) exit() {
+	h := r.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if r.refs--; r.refs > 0 || h.draining.Load() {
+		return
+	}
+	if r.idle != nil {
+		r.idle.Stop()
+	}
+	r.idle = time.AfterFunc(time.Duration(h.linger.Load()), r.giveUp)
+}
+
+// giveUp forgets a room that nobody has entered since.
+func (r *room) giveUp() {
+	h := r.hub
+	h.mu.Lock()
+	if r.refs > 0 || r.closed != nil || h.draining.Load() {
+		h.mu.Unlock()
+		return
+	}
+	r.closed = make(chan struct{})
+	h.mu.Unlock()
+	// Who enters meanwhile waits, so that his subscription can't be undone here.
+	h.backend.Store.CloseRoom(r.name)
+	h.backend.Bus.Unsubscribe(h.channel(r.name))
+	h.mu.Lock()
+	delete(h.rooms, r.name)
+	h.mu.Unlock()
+	close(r.closed)
+}
+
+// stop ends the room's timers. Hub.mu is held.
+func (r *room) stop() {
+	if r.idle != nil {
+		r.idle.Stop()
+	}
+	r.mu.Lock()
+	r.feed.stop()
+	r.mu.Unlock()
+}
+
+// add sends the join's ack and makes m a member, so that nothing of the room comes before it. It is called with the room
+// locked in the presence store.
+func (r *room) add(m *membership, mode wire.Presence, ack ws.Frame) {
+	s := m.session
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.conn.Send(ack)
+	if m.slot >= 0 {
+		r.members[m.slot].mode = mode
+		return
+	}
+	if !s.place(m) {
+		return
+	}
+	m.slot = len(r.members)
+	r.members = append(r.members, member{membership: m, conn: s.conn, mode: mode, from: r.feed.total})
+}
+
+// remove takes m out, then sends last, if any, so that nothing of the room comes after it.
+func (r *room) remove(m *membership, last ws.Frame) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m.slot >= 0 {
+		end := len(r.members) - 1
+		r.members[m.slot] = r.members[end]
+		r.members[m.slot].slot = m.slot
+		r.members[end] = member{}
+		r.members = r.members[:end]
+		m.slot = -1
+	}
+	if last != nil {
+		m.session.conn.Send(last)
+	}
+}
+
+// broadcast sends f to every member but except.
+func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.members {
+		if c := r.members[i].conn; c != except {
+			c.Send(f)
+		}
+	}
+}
+
+// feed collects the changes of a room's presence until they are told together.
+type feed struct {
+	total   uint64   // changes ever received
+	pending []change // the latest of them, not yet told
+	timer   *time.Timer
+}
+
+type change struct {
+	pseq   uint64
+	count  int
+	events []byte // JSON, joined by commas
+}
+
+func (f *feed) stop() {
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+}
+
+// PresenceChanged implements presence.Observer.
+func (h *Hub) PresenceChanged(name string, c presence.Change) {
+	r := h.room(name)
+	if r == nil || len(c.Events) == 0 {
+		return
+	}
+	var events []byte
+	for i := range c.Events {
+		if i > 0 {
+			events = append(events, ',')
+		}
+		events = wire.AppendEvent(events, &c.Events[i])
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := &r.feed
+	f.total++
+	f.pending = append(f.pending, change{c.PSeq, c.Count, events})
+	wait := time.Duration(h.coalesce.Load())
+	switch {
+	case wait <= 0:
+		r.tell()
+	case len(f.pending) > 1: // the timer runs
+	case f.timer == nil:
+		f.timer = time.AfterFunc(wait, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.tell()
+		})
+	default:
+		f.timer.Reset(wait)
+	}
+}
+
+// tell sends the pending changes. A member that came while they were collected gets those that its snapshot did not have. r.mu is held.
+func (r *room) tell() {
+	f := &r.feed
+	pending := f.pending
+	f.pending = nil
+	if len(pending) == 0 {
+		return
+	}
+	base := f.total - uint64(len(pending)) // the changes told before
+	full, count := make([]ws.Frame, len(pending)), make([]ws.Frame, len(pending))
+	for i := range r.members {
+		m := &r.members[i]
+		frames := full
+		switch m.mode {
+		case wire.PresenceNone:
+			continue
+		case wire.PresenceCount:
+			frames = count
+		case wire.PresenceFull:
+		}
+		first := 0
+		if m.from > base {
+			if first = int(m.from - base); first >= len(pending) {
+				continue
+			}
+		}
+		if frames[first] == nil {
+			frames[first] = presenceFrame(r.name, pending[first:], m.mode)
+		}
+		m.conn.Send(frames[first])
+	}
+}
+
+// presenceFrame makes one frame of several changes.
+func presenceFrame(room string, changes []change, mode wire.Presence) ws.Frame {
+	last := changes[len(changes)-1]
+	var events []byte
+	if mode == wire.PresenceFull {
+		for i, c := range changes {
+			if i > 0 {
+				events = append(events, ',')
+			}
+			events = append(events, c.events...)
+		}
+	}
+	return ws.Text(wire.AppendPresence(ws.Buffer(128+len(room)+len(events)), room, last.pseq, last.count, events))
+}

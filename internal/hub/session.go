@@ -1,0 +1,308 @@
+package hub
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+	"github.com/caddyrooms/caddy-rooms/presence"
+)
+
+// Client is who has come in by an endpoint, as its server has established it.
+type Client struct {
+	Conn   string // from NewConnID
+	User   string // empty: anonymous
+	Device string
+	// Rooms are joined right after the welcome.
+	Rooms []string
+	// Keys are the expanded keys of the policy's limits, by template; those that are made of {rooms.*} alone are left out.
+	Keys map[string]string
+}
+
+// NewConnID returns the id of a connection, unique over all instances.
+func NewConnID() string { return "c" + randomID(12) }
+
+// anonymousPrefix begins the user id of a connection without a user. No user's own id may, lest it be taken for one.
+const anonymousPrefix = "anon:"
+
+// ValidUser tells whether user can be the id of a user.
+func ValidUser(user string) bool {
+	return user != "" && len(user) <= presence.MaxName && utf8.ValidString(user) &&
+		!strings.HasPrefix(user, anonymousPrefix) && !strings.ContainsFunc(user, unicode.IsControl)
+}
+
+// Session is a client's stay: one connection and the rooms it is in.
+type Session struct {
+	hub       *Hub
+	endpoint  *Endpoint
+	conn      *ws.Conn
+	id        string
+	user      string
+	device    string
+	anonymous bool
+	keys      map[string]string
+
+	// Owned by the reader's goroutine.
+	rooms     map[string]*membership // also read, under mu, by drop
+	refusals  map[string]*refusals   // by the name of the limit
+	publishes sync.WaitGroup         // whose acks are not queued yet
+
+	mu      sync.Mutex
+	dropped bool        // out of the hub: joins no room any more; guarded by mu
+	code    int         // with which the server has closed; guarded by mu
+	age     *time.Timer // ends a connection that is too old; guarded by mu
+}
+
+// Accepting tells whether the endpoint takes connections now.
+func (e *Endpoint) Accepting() bool {
+	return e.policy.Load() != nil && e.hub.running.Load() && !e.hub.draining.Load()
+}
+
+// Admit counts a connection in, which Accept must get next, or returns false when there are too many. Who was counted in and is not
+// accepted is counted out with Dismiss.
+func (e *Endpoint) Admit() bool {
+	most := e.policy.Load().MaxConnections
+	if n := e.hub.open.Add(1); most >= 0 && n > int64(most) {
+		e.hub.open.Add(-1)
+		return false
+	}
+	e.hub.ended.Add(1)
+	return true
+}
+
+// Dismiss counts a connection out.
+func (e *Endpoint) Dismiss() {
+	e.hub.open.Add(-1)
+	e.hub.ended.Done()
+}
+
+// Accept upgrades the request of a client that was counted in with Admit and takes it into the hub. It returns at once; the session ends by
+// itself. After an error the response is written and the client counted out.
+func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) error {
+	s := &Session{
+		hub: e.hub, endpoint: e, id: c.Conn, user: c.User, device: c.Device, keys: c.Keys,
+		rooms: make(map[string]*membership),
+	}
+	if c.User == "" {
+		s.anonymous, s.user = true, anonymousPrefix+c.Conn
+	}
+	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, s)
+	if err != nil {
+		e.Dismiss()
+		return err
+	}
+	s.conn = conn
+	e.hub.sessions.Store(s.id, s)
+	go s.run(c.Rooms)
+	return nil
+}
+
+// Refuse upgrades the request only to tell the client why it is not admitted, since a browser can't read the status of a
+// refused upgrade. It returns at once.
+func (e *Endpoint) Refuse(w http.ResponseWriter, r *http.Request, code int, refusal *wire.Refusal) error {
+	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, refused{})
+	if err != nil {
+		return err
+	}
+	go func() {
+		defer e.hub.recovered(conn)
+		in := max(reconnectIn(code), refusal.RetryAfter)
+		conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), refusal)))
+		conn.Close(code, wire.CloseReason(code, in), ws.Text(wire.AppendBye(ws.Buffer(128), code, string(refusal.Code), in)), false)
+		_, _ = conn.ReadLoop(func(ws.Message) {}) // until the peer has answered
+	}()
+	return nil
+}
+
+// refused owns a connection that is closed already.
+type refused struct{}
+
+func (refused) Silent() {}
+func (refused) Slow()   {}
+
+// run is the session's goroutine, from the welcome to the end.
+func (s *Session) run(autoJoin []string) {
+	defer s.hub.recovered(s.conn)
+	code := 0
+	defer func() { s.end(code) }()
+	s.welcome()
+	ctx, cancel := s.hub.context()
+	_, _, err := s.hub.backend.Store.Connect(ctx, presence.Conn{ID: s.id, User: s.user, Device: s.device})
+	cancel()
+	if err != nil {
+		s.hub.logger.Error("recording connection", zap.String("conn", s.id), zap.Error(err))
+		s.close(wire.CloseUnavailable, "presence", false)
+	}
+	for _, room := range autoJoin {
+		req := wire.Request{Type: wire.Join, Room: room, Presence: wire.PresenceFull}
+		if err := wire.CheckRoom(room); err != nil {
+			s.refuse(&req, err)
+			continue
+		}
+		s.join(&req, true)
+	}
+	s.startAge()
+	code, err = s.conn.ReadLoop(s.receive)
+	if c := s.hub.logger.Check(zap.DebugLevel, "connection ended"); c != nil {
+		c.Write(zap.String("conn", s.id), zap.Int("peer_code", code), zap.Error(err))
+	}
+}
+
+func (s *Session) welcome() {
+	p := s.endpoint.Policy()
+	w := wire.Welcome{
+		Conn: s.id, User: s.user, Node: s.hub.opts.Node, Ping: p.Ping, MaxRooms: p.MaxRooms, MaxFrame: p.Transport.MaxFrame,
+	}
+	for i := range p.Limits {
+		if l := &p.Limits[i]; l.On != OnConnect && !l.Observe {
+			w.Limits = append(w.Limits, wire.Limit{Name: l.Name, On: string(l.On), Events: l.Events, Window: l.Window})
+		}
+	}
+	s.conn.Send(ws.Text(wire.AppendWelcome(ws.Buffer(512), &w)))
+}
+
+// startAge starts the time after which the connection is asked to come again, jittered so that not all come at once.
+func (s *Session) startAge() {
+	most := s.endpoint.Policy().MaxAge
+	if most <= 0 {
+		return
+	}
+	most -= time.Duration(rand.Int64N(int64(most)/5 + 1))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.dropped {
+		s.age = time.AfterFunc(most, func() { s.close(wire.CloseRestart, "max_connection_age", false) })
+	}
+}
+
+// place records m unless the session has left the hub. room.mu is held.
+func (s *Session) place(m *membership) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dropped {
+		return false
+	}
+	s.rooms[m.room.name] = m
+	return true
+}
+
+// gone tells whether the session has left the hub.
+func (s *Session) gone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.dropped
+}
+
+// drop takes the session out of the hub and its rooms, so that nothing more is sent to it. Only the first call does anything. What the
+// store knows of it ends with the reader.
+func (s *Session) drop() {
+	s.mu.Lock()
+	if s.dropped {
+		s.mu.Unlock()
+		return
+	}
+	s.dropped = true
+	if s.age != nil {
+		s.age.Stop()
+	}
+	left := make([]*membership, 0, len(s.rooms))
+	for _, m := range s.rooms {
+		left = append(left, m)
+	}
+	s.mu.Unlock()
+	s.hub.sessions.Delete(s.id)
+	for _, m := range left {
+		m.room.remove(m, nil)
+	}
+}
+
+// close says bye and closes with code. It never blocks and may be called from any goroutine; only the first call counts.
+func (s *Session) close(code int, reason string, discard bool) {
+	s.closeIn(code, reason, reconnectIn(code), discard)
+}
+
+func (s *Session) closeIn(code int, reason string, in time.Duration, discard bool) {
+	s.mu.Lock()
+	if s.code != 0 {
+		s.mu.Unlock()
+		return
+	}
+	s.code = code
+	s.mu.Unlock()
+	s.drop()
+	bye := ws.Text(wire.AppendBye(ws.Buffer(128), code, reason, in))
+	s.conn.Close(code, wire.CloseReason(code, in), bye, discard)
+}
+
+// goingAwayHold is how long the memberships of a client are held that has closed with 1001: a page that is loaded again is back sooner.
+const goingAwayHold = 3 * time.Second
+
+// end is the last thing of a session, in its reader's goroutine: out of the hub, transport closed, then the store.
+func (s *Session) end(peerCode int) {
+	s.drop()
+	s.mu.Lock()
+	code := s.code
+	s.mu.Unlock()
+	if code == 0 {
+		code = peerCode
+	}
+	hold, reason := s.endpoint.Policy().Grace, presence.ReasonTimeout
+	switch {
+	case code == wire.CloseNormal:
+		hold, reason = 0, presence.ReasonLeft
+	case code == wire.CloseGoingAway:
+		hold = min(hold, goingAwayHold)
+	case code >= 4000 && code < 4100:
+		hold, reason = 0, presence.ReasonKicked
+	}
+	if s.anonymous {
+		hold = 0 // its id is of this connection: it can't come back
+	}
+	// A hub that drains gives up presence as a whole, so that who comes back to another instance was never away.
+	if !s.hub.draining.Load() {
+		s.hub.backend.Store.Disconnect(s.id, hold, reason)
+	}
+	for _, m := range s.rooms {
+		m.room.exit()
+	}
+	s.endpoint.Dismiss()
+}
+
+// Silent implements ws.Owner.
+func (s *Session) Silent() { s.close(wire.ClosePingTimeout, "ping timeout", true) }
+
+// Slow implements ws.Owner. It comes from whoever sends, with a room locked that closing needs.
+func (s *Session) Slow() {
+	go func() {
+		defer s.hub.recovered(s.conn)
+		s.close(wire.CloseSlow, "slow consumer", true)
+	}()
+}
+
+// recovered logs a panic with its stack and cuts the connection: one session's trouble must not end the server.
+func (h *Hub) recovered(conn *ws.Conn) {
+	if r := recover(); r != nil {
+		h.logger.Error("panic in session", zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
+		conn.Abort()
+	}
+}
+
+// reconnectIn is when a client that was closed with code should come back: not all at the same moment.
+func reconnectIn(code int) time.Duration {
+	switch {
+	case code >= 4100 && code < 4200:
+		return 5*time.Second + rand.N(5*time.Second)
+	case code >= 4200 && code < 4300:
+		return rand.N(2 * time.Second)
+	}
+	return 0
+}
