@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"unicode/utf8"
 )
@@ -47,7 +48,7 @@ func Decode(frame []byte) (Request, *Error) {
 		return req, err
 	}
 	for key, value := range s.members {
-		if e := req.set(text(key), value); e != nil && err == nil {
+		if e := req.set(unquote(key), value); e != nil && err == nil {
 			err = e
 		}
 	}
@@ -66,7 +67,7 @@ func DecodeOutside(payload []byte) (event string, data []byte, err *Error) {
 	}
 	req := Request{}
 	for key, value := range s.members {
-		switch k := text(key); k {
+		switch k := unquote(key); string(k) {
 		case "event", "data":
 			if err = req.set(k, value); err != nil {
 				return "", nil, err
@@ -96,17 +97,17 @@ func object(frame []byte) (*scanner, *Error) {
 }
 
 // set assigns one field from its raw JSON value.
-func (r *Request) set(key string, value []byte) (err *Error) {
+func (r *Request) set(key, value []byte) (err *Error) {
 	if value[0] == 'n' { // null
 		return nil
 	}
-	switch key {
+	switch string(key) {
 	case "type":
-		var word string
-		if word, err = str(key, value); err == nil {
-			// A word that isn't known leaves 0, told by check.
-			r.Type = types[word]
+		if value[0] != '"' {
+			return &Error{BadRequest, `"type" must be a string`}
 		}
+		// A word that isn't known leaves 0, told by check.
+		r.Type = types[string(unquote(value))]
 	case "id":
 		if value[0] != '"' && !integer(value) {
 			return &Error{BadRequest, `"id" must be an integer or a string`}
@@ -188,25 +189,21 @@ func (r *Request) checkMessage() *Error {
 
 var null = []byte("null")
 
-func str(key string, value []byte) (string, *Error) {
+func str(key, value []byte) (string, *Error) {
 	if value[0] != '"' {
-		return "", &Error{BadRequest, `"` + key + `" must be a string`}
+		return "", &Error{BadRequest, `"` + string(key) + `" must be a string`}
 	}
-	return text(value), nil
+	return string(unquote(value)), nil
 }
 
-// text decodes a JSON string that is known to be valid.
-func text(raw []byte) string {
-	for _, c := range raw {
-		if c == '\\' {
-			var s string
-			if json.Unmarshal(raw, &s) != nil {
-				return "" // not possible: the grammar was checked
-			}
-			return s
-		}
+// unquote decodes a JSON string that is known to be valid.
+func unquote(raw []byte) []byte {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return raw[1 : len(raw)-1]
 	}
-	return string(raw[1 : len(raw)-1])
+	var s string
+	_ = json.Unmarshal(raw, &s) // the grammar was checked
+	return []byte(s)
 }
 
 func integer(value []byte) bool {

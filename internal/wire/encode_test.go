@@ -1,0 +1,117 @@
+package wire
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyrooms/caddy-rooms/presence"
+)
+
+func TestAppend(t *testing.T) {
+	ann := presence.Member{User: "42", Status: "online", State: `{"name":"Ann"}`, Conns: 2, Since: 1795426100000}
+	for name, c := range map[string]struct {
+		got  []byte
+		want string
+	}{
+		"welcome": {
+			AppendWelcome(nil, &Welcome{Conn: "c7", User: "42", Node: "a1", Ping: 25 * time.Second, MaxRooms: 64, MaxFrame: 65536,
+				Limits: []Limit{{"publish", "publish", 20, time.Second}}}),
+			`{"type":"welcome","version":1,"conn":"c7","user":"42","ping":25,"node":"a1","limits":[{"name":"publish","on":"publish","events":20,"window":1000}],"max":{"rooms":64,"frame":65536,"state":2048}}`,
+		},
+		"ack of a join": {
+			AppendAck(nil, &Ack{ID: []byte("1"), Room: "lobby", Mode: PresenceFull,
+				Snapshot: &presence.Snapshot{PSeq: 77, Count: 12, Members: []presence.Member{ann}}}),
+			`{"type":"ack","id":1,"room":"lobby","presence":{"pseq":77,"count":12,"members":[{"user":"42","status":"online","state":{"name":"Ann"},"conns":2,"since":1795426100000}]}}`,
+		},
+		"ack of a join that counts": {
+			AppendAck(nil, &Ack{ID: []byte("1"), Room: "lobby", Mode: PresenceCount, Snapshot: &presence.Snapshot{PSeq: 77, Count: 12}}),
+			`{"type":"ack","id":1,"room":"lobby","presence":{"pseq":77,"count":12}}`,
+		},
+		"bare ack, degraded": {
+			AppendAck(nil, &Ack{ID: []byte(`"x"`), Room: "lobby", Degraded: true}),
+			`{"type":"ack","id":"x","room":"lobby","degraded":true}`,
+		},
+		"last page of members": {
+			AppendAck(nil, &Ack{ID: []byte("5"), Room: "lobby", Mode: PresenceFull, Page: true, Snapshot: &presence.Snapshot{PSeq: 78, Count: 12}}),
+			`{"type":"ack","id":5,"room":"lobby","presence":{"pseq":78,"count":12,"members":[],"next":null}}`,
+		},
+		"page of members": {
+			AppendAck(nil, &Ack{ID: []byte("5"), Room: "lobby", Mode: PresenceFull, Page: true, Snapshot: &presence.Snapshot{PSeq: 78, Count: 12, Next: "42"}}),
+			`{"type":"ack","id":5,"room":"lobby","presence":{"pseq":78,"count":12,"members":[],"next":"42"}}`,
+		},
+		"message": {
+			AppendMessage(nil, "lobby", "chat", []byte(`{"text":"hi"}`), &Sender{"42", "c7"}, 1795426127500),
+			`{"type":"message","room":"lobby","event":"chat","data":{"text":"hi"},"from":{"user":"42","conn":"c7"},"ts":1795426127500}`,
+		},
+		"message from outside": {
+			AppendMessage(nil, "lobby", "chat", []byte(`null`), nil, 1),
+			`{"type":"message","room":"lobby","event":"chat","data":null,"from":null,"ts":1}`,
+		},
+		"rate limited": {
+			AppendError(nil, &Refusal{Error: Error{RateLimited, `limit "publish" reached`}, ID: []byte("3"), Room: "lobby",
+				RetryAfter: 350 * time.Millisecond, Suppressed: 37,
+				Limit: &LimitState{"publish", 20, time.Second, 0, 349*time.Millisecond + 1}}),
+			`{"type":"error","id":3,"room":"lobby","code":"rate_limited","message":"limit \"publish\" reached","retry_after":350,"limit":{"name":"publish","events":20,"window":1000,"remaining":0,"reset":350},"suppressed":37}`,
+		},
+		"error": {
+			AppendError(nil, &Refusal{Error: Error{BadRequest, "x"}}),
+			`{"type":"error","code":"bad_request","message":"x"}`,
+		},
+		"left": {AppendLeft(nil, "lobby", "kicked"), `{"type":"left","room":"lobby","reason":"kicked"}`},
+		"gap":  {AppendGap(nil, "lobby", "bus"), `{"type":"gap","room":"lobby","reason":"bus"}`},
+		"bye":  {AppendBye(nil, 4200, "restart", 1840*time.Millisecond), `{"type":"bye","code":4200,"reason":"restart","reconnect_in":1840}`},
+		"bye for good": {AppendBye(nil, 4001, "unauthorized", time.Second),
+			`{"type":"bye","code":4001,"reason":"unauthorized"}`},
+		"pong": {AppendPong(nil, []byte("9")), `{"type":"pong","id":9}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if string(c.got) != c.want {
+				t.Errorf("got  %s\nwant %s", c.got, c.want)
+			}
+		})
+	}
+}
+
+func TestAppendPresence(t *testing.T) {
+	var events []byte
+	for i, e := range []presence.Event{
+		{Op: presence.Join, Member: presence.Member{User: "7", Status: "online", State: "{}"}},
+		{Op: presence.Update, Member: presence.Member{User: "42", Status: "away", State: "{}", Device: "phone"}},
+		{Op: presence.Leave, Member: presence.Member{User: "9"}, Reason: presence.ReasonTimeout},
+	} {
+		if i > 0 {
+			events = append(events, ',')
+		}
+		events = AppendEvent(events, &e)
+	}
+	const want = `{"type":"presence","room":"lobby","pseq":78,"count":12,"events":[{"op":"join","user":"7","status":"online","state":{}},{"op":"update","user":"42","status":"away","state":{},"device":"phone"},{"op":"leave","user":"9","reason":"timeout"}]}`
+	if got := string(AppendPresence(nil, "lobby", 78, 12, events)); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestCloseReason(t *testing.T) {
+	for code, want := range map[int]string{4001: "4001", 4200: "4200;1500", 4100: "4100;1500"} {
+		if got := CloseReason(code, 1500*time.Millisecond); got != want {
+			t.Errorf("CloseReason(%d) = %q, want %q", code, got, want)
+		}
+	}
+}
+
+// FuzzAppendString checks that any string survives the way through JSON, as far as it is UTF-8.
+func FuzzAppendString(f *testing.F) {
+	for _, s := range []string{"", `"\`, "é\u2028\x00\x1f", "\xff\xfe", "a\xc3"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var got string
+		if err := json.Unmarshal(AppendString(nil, s), &got); err != nil {
+			t.Fatal(err)
+		}
+		if want := strings.ToValidUTF8(s, ""); strings.ReplaceAll(got, "\ufffd", "") != strings.ReplaceAll(want, "\ufffd", "") {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
+}
