@@ -128,19 +128,15 @@ func (s *Session) leave(req *wire.Request) {
 		s.refuseNotJoined(req)
 		return
 	}
-	// Nothing of a room comes after its leave ack, an ack of a publish neither.
+	// Nothing of a room comes after its leave ack: no message, no ack of a publish.
 	s.publishes.Wait()
+	m.room.remove(m)
 	ctx, cancel := s.hub.context()
 	defer cancel()
 	err := s.hub.backend.Store.Leave(ctx, req.Room, s.id, presence.ReasonLeft, func(degraded bool) {
-		var last ws.Frame
-		if req.ID != nil {
-			last = s.frame(&wire.Ack{ID: req.ID, Room: req.Room, Degraded: degraded})
-		}
-		m.room.remove(m, last)
+		s.ack(&wire.Ack{ID: req.ID, Room: req.Room, Degraded: degraded})
 	})
 	if err != nil {
-		m.room.remove(m, nil)
 		s.fail(req, "leaving room", err)
 	}
 	s.mu.Lock()

@@ -149,21 +149,19 @@ func (r *room) add(m *membership, mode wire.Presence, ack ws.Frame) {
 	r.members = append(r.members, member{membership: m, conn: s.conn, mode: mode, from: r.feed.total})
 }
 
-// remove takes m out, then sends last, if any, so that nothing of the room comes after it.
-func (r *room) remove(m *membership, last ws.Frame) {
+// remove takes m out: nothing of the room is sent to it any more.
+func (r *room) remove(m *membership) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.slot >= 0 {
-		end := len(r.members) - 1
-		r.members[m.slot] = r.members[end]
-		r.members[m.slot].slot = m.slot
-		r.members[end] = member{}
-		r.members = r.members[:end]
-		m.slot = -1
+	if m.slot < 0 {
+		return
 	}
-	if last != nil {
-		m.session.conn.Send(last)
-	}
+	end := len(r.members) - 1
+	r.members[m.slot] = r.members[end]
+	r.members[m.slot].slot = m.slot
+	r.members[end] = member{}
+	r.members = r.members[:end]
+	m.slot = -1
 }
 
 // broadcast sends f to every member but except.

@@ -221,7 +221,7 @@ func (s *Session) drop() {
 	s.mu.Unlock()
 	s.hub.sessions.Delete(s.id)
 	for _, m := range left {
-		m.room.remove(m, nil)
+		m.room.remove(m)
 	}
 }
 
