@@ -1,6 +1,348 @@
 package presence
 
-type op struct{}
-type stream struct{}
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
 
-func (r *room) row(id string) string { return id }
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+)
+
+const (
+	maxBatch    = 50      // changes in one call
+	maxPipeline = 128     // calls in one pipeline
+	maxQueue    = 1 << 16 // changes that wait; beyond, writing everything again is cheaper
+	retryAfter  = time.Second
+)
+
+var (
+	errDown      = errors.New("presence: Redis is out of reach")
+	errGone      = errors.New("presence: Redis no longer knows this instance")
+	errMismatch  = errors.New("presence: Redis lost writes of this instance")
+	errReordered = errors.New("presence: scripts vanished from Redis and came back in the middle of a pipeline")
+	errOverflow  = errors.New("presence: too many changes wait for Redis")
+	errPaused    = errors.New("presence: this instance did not renew its lease in time")
+	errPanicked  = errors.New("presence: the writer panicked")
+)
+
+// op is one script call in the writer's queue.
+type op struct {
+	script *redis.Script
+	keys   []string
+	args   []any
+	reads  bool            // it does not count as a write
+	reply  func(res []any) // called by the writer with the reply, before done
+	lost   func()          // called when it is unknown whether Redis has it
+	done   chan struct{}   // closed when err is set
+	err    error           // read after done
+
+	// Of a batch of changes: keys and args are then made when it is sent.
+
+	room    *room
+	batch   uint64
+	changes []change // by connection id; room.mu and base.mu guard it until taken, then nobody changes it
+	stays   bool     // the instance has connections in the room after the last change; as changes
+	taken   bool     // the writer has it; base.mu guards it
+	acked   bool     // room.mu guards it
+	seq     uint64   // of the room, after the batch; read after done, or with room.mu once acked
+}
+
+func (o *op) finish(err error) {
+	o.err = err
+	close(o.done)
+}
+
+// push queues o. base.mu is held and the store writable.
+func (s *Redis) push(o *op) *op {
+	o.done = make(chan struct{})
+	s.queue = append(s.queue, o)
+	s.count()
+	return o
+}
+
+// count notes one more thing in the queue. base.mu is held.
+func (s *Redis) count() {
+	s.queued++
+	if s.queued > maxQueue && !s.pushing {
+		s.doubt = errOverflow
+	}
+	s.signal()
+}
+
+func (s *Redis) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// suspect has the writer start over. It never waits; a room may be locked.
+func (s *Redis) suspect(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writable() {
+		s.doubt = err
+		s.signal()
+	}
+}
+
+// wait returns nil when o went well.
+func (s *Redis) wait(ctx context.Context, o *op) error {
+	if o == nil {
+		return errDown
+	}
+	select {
+	case <-o.done:
+		return o.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// change implements shared.
+func (s *Redis) change(r *room, c change) *op {
+	s.mu.Lock()
+	if !s.writable() || r.stream.iid != s.iid {
+		s.mu.Unlock()
+		s.detach(r)
+		return nil
+	}
+	defer s.mu.Unlock()
+	o := r.stream.last
+	if o == nil || o.taken || len(o.changes) == maxBatch {
+		s.batch++
+		o = s.push(&op{script: changeScript, room: r, batch: s.batch})
+		r.stream.last = o
+		if !r.local {
+			r.stream.unseen = append(r.stream.unseen, o)
+		}
+	} else {
+		s.count()
+	}
+	o.changes = append(o.changes, c)
+	o.stays = len(r.own) > 0
+	return o
+}
+
+// beat queues a heartbeat, behind those who were active. base.mu is held and the store writable.
+func (s *Redis) beat() *op {
+	for len(s.touched) > 0 {
+		n := min(len(s.touched), 500)
+		args := []any{s.iid}
+		for _, user := range s.touched[:n] {
+			args = append(args, user)
+		}
+		s.touched = s.touched[n:]
+		s.push(&op{script: touchScript, keys: []string{s.keys.counters(), s.keys.seen()}, args: args})
+	}
+	s.touched = nil
+	s.beats++
+	n := s.beats
+	s.lastBeat = s.push(&op{
+		script: heartbeatScript,
+		keys:   []string{s.keys.leases(), s.keys.counters()},
+		args:   []any{s.iid, s.ttl.Milliseconds()},
+		reads:  true,
+		reply: func(res []any) {
+			s.mu.Lock()
+			s.beaten = n
+			s.mu.Unlock()
+			for _, dead := range res[1:] {
+				if dead, ok := dead.(string); ok {
+					s.bury(dead)
+				}
+			}
+		},
+	})
+	return s.lastBeat
+}
+
+// interval is the time to the next heartbeat.
+func (s *Redis) interval() time.Duration {
+	quarter := s.ttl / 4
+	return quarter*9/10 + rand.N(quarter/5+1)
+}
+
+// write is the writer: the one goroutine that changes anything under this instance's name.
+func (s *Redis) write() {
+	for s.ctx.Err() == nil && !s.retired {
+		if s.writeLoop() {
+			s.lose(errPanicked)
+			s.sleep(s.ctx, retryAfter)
+		}
+	}
+}
+
+func (s *Redis) writeLoop() (panicked bool) {
+	panicked = true
+	defer s.recovered("presence writer panicked")
+	for s.ctx.Err() == nil && !s.retired {
+		if !s.up {
+			if !s.begin() {
+				s.sleep(s.ctx, retryAfter)
+			}
+			continue
+		}
+		if err := s.writeSome(); err != nil {
+			s.lose(err)
+		}
+	}
+	return false
+}
+
+// writeSome sends what is queued, or waits until there is something or it is time to renew the lease.
+func (s *Redis) writeSome() error {
+	if time.Since(s.renewed) > s.ttl {
+		return errPaused
+	}
+	s.mu.Lock()
+	if err := s.doubt; err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	if !time.Now().Before(s.nextBeat) {
+		s.beat()
+		s.nextBeat = time.Now().Add(s.interval())
+	}
+	n := min(len(s.queue), maxPipeline)
+	ops := s.queue[:n:n]
+	s.queue = s.queue[n:]
+	for _, o := range ops {
+		o.taken = true
+		s.queued -= max(len(o.changes), 1)
+	}
+	s.mu.Unlock()
+	if n > 0 {
+		return s.send(ops)
+	}
+	timer := time.NewTimer(time.Until(s.nextBeat))
+	defer timer.Stop()
+	select {
+	case <-s.wake:
+	case <-timer.C:
+	case <-s.ctx.Done():
+	}
+	return nil
+}
+
+// send runs ops in one pipeline and again those whose script Redis did not have.
+func (s *Redis) send(ops []*op) error {
+	s.inflight = ops
+	for _, o := range ops {
+		if o.room != nil {
+			o.keys, o.args = s.changeArgs(o)
+		}
+	}
+	eval := (*redis.Script).EvalSha
+	for len(s.inflight) > 0 {
+		sent := time.Now()
+		ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+		pipe := s.client.Pipeline()
+		cmds := make([]*redis.Cmd, len(s.inflight))
+		for i, o := range s.inflight {
+			cmds[i] = eval(o.script, ctx, pipe, o.keys, o.args...)
+		}
+		_, _ = pipe.Exec(ctx) // every command has its own error
+		cancel()
+		var again []*op
+		for _, cmd := range cmds {
+			o := s.inflight[0]
+			res, err := cmd.Slice()
+			switch {
+			case err != nil && redis.HasErrorPrefix(err, "NOSCRIPT"):
+				again = append(again, o)
+			case err != nil:
+				s.inflight = append(again, s.inflight...)
+				return fmt.Errorf("presence: writing to Redis: %w", err)
+			case len(again) > 0:
+				s.inflight = append(again, s.inflight...)
+				return errReordered
+			default:
+				if err := s.answered(o, res, sent); err != nil {
+					return err
+				}
+			}
+			s.inflight = s.inflight[1:]
+		}
+		s.inflight = again
+		eval = (*redis.Script).Eval // which leaves the script in Redis, on whichever server the key is
+	}
+	s.inflight = nil
+	return nil
+}
+
+// answered takes the reply to o.
+func (s *Redis) answered(o *op, res []any, sent time.Time) error {
+	w, _ := res[0].(int64)
+	if w == 0 {
+		return errGone
+	}
+	if !o.reads {
+		s.w++
+	}
+	if w != s.w {
+		return errMismatch
+	}
+	if o.script == heartbeatScript {
+		s.renewed = sent
+	}
+	if o.reply != nil {
+		o.reply(res)
+	}
+	if o.room != nil {
+		seq, _ := res[1].(int64)
+		changed, _ := res[2].(int64)
+		s.ack(o, uint64(seq), changed == 1)
+	}
+	o.finish(nil)
+	return nil
+}
+
+func (s *Redis) changeArgs(o *op) ([]string, []any) {
+	room := o.room.name
+	stays := 0
+	if o.stays {
+		stays = 1
+	}
+	args := make([]any, 0, 5+5*len(o.changes))
+	args = append(args, s.iid, s.RoomChannel(room), room, o.batch, stays)
+	for _, c := range o.changes {
+		switch {
+		case c.gone:
+			args = append(args, "-", c.id, string(c.reason), "", "")
+		case c.entry.ver == 0:
+			args = append(args, "+", c.id, "", "", c.entry.content())
+		default: // it has been there under a former name
+			args = append(args, "+", c.id, c.entry.ver, c.entry.since, c.entry.content())
+		}
+	}
+	return []string{
+		s.keys.counters(), s.keys.roomsOf(s.iid), s.keys.members(room), s.keys.counts(room), s.keys.seq(room),
+	}, args
+}
+
+// sleep returns false when ctx ended before d.
+func (s *Redis) sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// warn logs once that Redis is out of reach.
+func (s *Redis) warn(err error) {
+	s.mu.Lock()
+	warned := s.warned
+	s.warned = true
+	s.mu.Unlock()
+	if !warned && s.ctx.Err() == nil {
+		s.log.Warn("presence is degraded, trying again every second", zap.Error(err))
+	}
+}

@@ -1,0 +1,33 @@
+-- Takes some connections of a fenced instance out of a room, and tells every instance.
+-- KEYS: counters, reasons, rooms of the dead, members, users, sequence. ARGV: dead, room, channel, cursor.
+-- Returns the next cursor, "0" at the end, "" when the instance isn't fenced.
+local dead = ARGV[1]
+if redis.call('HEXISTS', KEYS[1], dead) == 1 then
+	return ''
+end
+local reason = redis.call('HGET', KEYS[2], dead) or 'node'
+local scan = redis.call('HSCAN', KEYS[4], ARGV[4], 'MATCH', dead .. '.*', 'COUNT', 500)
+local out = {}
+for i = 1, #scan[2], 2 do
+	local id, user = scan[2][i], string.match(scan[2][i + 1], '^%d+\n%d+\n([^\n]*)')
+	if redis.call('HDEL', KEYS[4], id) == 1 then
+		if redis.call('HINCRBY', KEYS[5], user, -1) <= 0 then
+			redis.call('HDEL', KEYS[5], user)
+		end
+		out[#out + 1] = '-' .. #id .. ' ' .. #reason .. '\n' .. id .. reason
+	end
+end
+if #out > 0 then
+	local t = redis.call('TIME')
+	local prev = tonumber(redis.call('HGET', KEYS[6], 'p') or 0)
+	local seq = string.format('%.0f', prev > 0 and prev + 1 or t[1] * 1000000 + t[2])
+	redis.call('HSET', KEYS[6], 'p', seq)
+	if redis.call('EXISTS', KEYS[4]) == 0 then
+		redis.call('EXPIRE', KEYS[6], 3600)
+	end
+	redis.call('PUBLISH', ARGV[3], 'p' .. string.format('%.0f', prev) .. ' ' .. seq .. ' 0\n' .. table.concat(out))
+end
+if scan[1] == '0' then
+	redis.call('SREM', KEYS[3], ARGV[2])
+end
+return scan[1]
