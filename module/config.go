@@ -104,7 +104,7 @@ type Handler struct {
 	// Default: false, connections outlive the reload.
 	CloseOnReload bool `json:"close_on_reload,omitempty"`
 
-	handlerState handlerState
+	handlerState
 }
 
 // RoomRule says what clients may do in the rooms that a pattern matches.

@@ -1,18 +1,33 @@
-// Package module is the Caddy module http.handlers.rooms.
+// Package module is the Caddy module http.handlers.rooms: it reads the configuration, decides who may come in, and hands
+// connections to a hub. It is the only package that knows Caddy.
 package module
 
 import (
-	"net/http"
+	"fmt"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
 
 func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-type handlerState struct{}
+// handlerState is what a handler has besides its configuration. Provision writes it, everything else reads it.
+type handlerState struct {
+	logger   *zap.Logger
+	key      *hubKey // of the hub in use; nil before it was taken from the pool
+	hub      *sharedHub
+	endpoint *hub.Endpoint
+	policy   *hub.Policy
+	keys     map[string]bool // templates of limits' keys that depend on the request
+}
 
 // CaddyModule returns the Caddy module information.
 func (Handler) CaddyModule() caddy.ModuleInfo {
@@ -22,7 +37,85 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// ServeHTTP passes every request on.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	return next.ServeHTTP(w, r)
+// Provision sets the handler up. It opens no connection and changes nothing that a running configuration uses: the hub
+// starts, and takes over the policy, once the new configuration is live.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if err := h.validateConfig(); err != nil {
+		return err
+	}
+	h.setDefaults()
+	redis, err := h.Redis.resolve()
+	if err != nil {
+		return err
+	}
+	appModule, err := ctx.App("rooms")
+	if err != nil {
+		return fmt.Errorf("getting rooms app: %v", err)
+	}
+	key := hubKey{name: h.Hub, redis: redis.identity()}
+	ordinal, err := appModule.(*App).add(h, key)
+	if err != nil {
+		return err
+	}
+	shared, err := loadHub(key, redis, h, h.logger)
+	if err != nil {
+		return fmt.Errorf("opening hub %q: %v", h.Hub, err)
+	}
+	h.key, h.hub = &key, shared
+	h.endpoint = shared.Endpoint(ordinal)
+	h.policy, err = h.buildPolicy()
+	return err
 }
+
+// Cleanup gives up the hub, which is drained if no other configuration uses it.
+func (h *Handler) Cleanup() error {
+	if h.key == nil {
+		return nil
+	}
+	_, err := hubs.Delete(*h.key)
+	return err
+}
+
+// activate makes the handler's policy the one in force.
+func (h *Handler) activate() { h.endpoint.Bind(h.policy) }
+
+// buildPolicy translates the configuration, which has been validated, for the hub.
+func (h *Handler) buildPolicy() (*hub.Policy, error) {
+	p := &hub.Policy{
+		Transport: ws.Limits{
+			MaxFrame: h.MaxFrame, SendQueue: h.SendQueue, WriteTimeout: time.Duration(h.WriteTimeout),
+		},
+		Grace:          max(0, time.Duration(h.Presence.Grace)), // -1 is off
+		Coalesce:       max(0, time.Duration(h.Presence.Coalesce)),
+		Ping:           time.Duration(h.PingInterval),
+		Drain:          max(0, time.Duration(h.Drain)),
+		MaxAge:         time.Duration(h.MaxConnectionAge),
+		MaxRooms:       h.MaxRooms,
+		MaxConnections: h.MaxConnections,
+		CloseOnRebind:  h.CloseOnReload,
+	}
+	for _, r := range h.Rooms {
+		rule, err := r.rule()
+		if err != nil {
+			return nil, err
+		}
+		p.Rooms = append(p.Rooms, rule)
+	}
+	h.keys = make(map[string]bool)
+	for _, l := range h.limits() {
+		limit := hub.Limit{Limit: l.limit(), On: hub.Action(l.On), Key: l.Key, Observe: l.Observe, Limiter: h.hub.limiter(l), Outage: ratelimit.Outage(l.OnOutage)}
+		if l.hasRequestKey() {
+			h.keys[l.Key] = true
+		}
+		p.Limits = append(p.Limits, limit)
+	}
+	return p, nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

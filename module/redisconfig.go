@@ -4,10 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"strconv"
 	"strings"
+
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 )
 
 // modeWords are the ways in which Redis servers may work together, the default first.
@@ -53,53 +52,22 @@ func (r *RedisConfig) validate() error {
 	return nil
 }
 
-// redisURL is what a Redis URL says.
-type redisURL struct {
-	addr               string // host:port or an absolute socket path
-	username, password string
-	db                 int
-	tls                bool
-}
-
 // parseURL parses a URL without placeholders, and refuses what contradicts the rest of the config. Its errors contain
 // nothing of the URL, which may have a password in it.
-func (r *RedisConfig) parseURL(raw string) (redisURL, error) {
-	u, err := url.Parse(raw)
-	if err != nil || u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix" {
-		return redisURL{}, errors.New("bad url (allowed: redis://host:port/db, rediss://host:port/db, unix:///path)")
+func (r *RedisConfig) parseURL(raw string) (redisdb.Options, error) {
+	o, err := redisdb.ParseURL(raw)
+	if err != nil {
+		return o, fmt.Errorf("bad url: %w", err)
 	}
-	if u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-		return redisURL{}, errors.New("bad url: it has more than user, host, port and db (further options have words of their own)")
+	switch {
+	case r.Username != "" && o.Username != "":
+		err = errors.New("username contradicts the url, which has a username too")
+	case r.Password != "" && o.Password != "":
+		err = errors.New("password contradicts the url, which has a password too")
+	case r.DB != 0 && o.DB != 0:
+		err = fmt.Errorf("db %d contradicts the url, which has a db too", r.DB)
+	case r.TLS != nil && strings.HasPrefix(o.Addr, "/"):
+		err = errors.New("tls contradicts the url, which is a socket")
 	}
-	parsed := redisURL{username: u.User.Username(), tls: u.Scheme == "rediss"}
-	parsed.password, _ = u.User.Password()
-	if u.Scheme == "unix" {
-		if u.Host != "" || len(u.Path) < 2 {
-			return redisURL{}, errors.New("bad url: a socket needs an absolute path (like unix:///run/redis.sock)")
-		}
-		if r.TLS != nil {
-			return redisURL{}, errors.New("tls contradicts the url, which is a socket")
-		}
-		parsed.addr = u.Path
-	} else {
-		if u.Hostname() == "" {
-			return redisURL{}, errors.New("bad url: the host is missing")
-		}
-		parsed.addr = net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "6379"))
-		if db := strings.TrimPrefix(u.Path, "/"); db != "" {
-			if parsed.db, err = strconv.Atoi(db); err != nil || redisDB.checkGiven(parsed.db) != nil {
-				return redisURL{}, fmt.Errorf("bad url: the db after the host is not a number (allowed: %s)", redisDB)
-			}
-			if r.DB != 0 {
-				return redisURL{}, fmt.Errorf("db %d contradicts the url, which has a db too", r.DB)
-			}
-		}
-	}
-	if r.Username != "" && parsed.username != "" {
-		return redisURL{}, errors.New("username contradicts the url, which has a username too")
-	}
-	if r.Password != "" && parsed.password != "" {
-		return redisURL{}, errors.New("password contradicts the url, which has a password too")
-	}
-	return parsed, nil
+	return o, err
 }

@@ -53,7 +53,7 @@ func TestValidateConfig(t *testing.T) {
 		{"redis", `{"redis":{}}`, ""},
 		{"redis mode", `{"redis":{"mode":"cluster"}}`, `redis: mode "cluster" is unknown (allowed: single)`},
 		{"redis urls", `{"redis":{"urls":["redis://a","redis://b"]}}`, "redis: 2 urls are too many"},
-		{"redis url", `{"redis":{"urls":["http://a"]}}`, "redis: bad url (allowed: redis://"},
+		{"redis url", `{"redis":{"urls":["http://a"]}}`, "redis: bad url: unknown scheme"},
 		{"redis url with a placeholder", `{"redis":{"urls":["{env.REDIS_URL}"],"db":2}}`, ""},
 		{"redis db", `{"redis":{"db":-1}}`, "redis: db -1 out of range (allowed: 0 to 65535)"},
 		{"redis key_prefix", `{"redis":{"key_prefix":"a b"}}`, `redis: bad key_prefix "a b"`},

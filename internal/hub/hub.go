@@ -107,12 +107,22 @@ func (h *Hub) start(p *Policy) {
 			return
 		}
 		h.running.Store(true)
+		if h.backend.Shared {
+			go h.subscribeUsers()
+		}
 	})
 	h.pool.SetPingInterval(p.Ping)
 }
 
-// ErrClosed is returned for a hub that is not open.
-var ErrClosed = errors.New("hub is closed")
+// subscribeUsers subscribes to what concerns users wherever they are. Without an answer the bus goes on trying.
+func (h *Hub) subscribeUsers() {
+	defer h.recovered(nil)
+	ctx, cancel := h.context()
+	defer cancel()
+	if err := h.backend.Bus.Subscribe(ctx, redisdb.UsersChannel(h.opts.Base)); err != nil {
+		h.logger.Debug("subscribing to users", zap.Error(err))
+	}
+}
 
 // Close gives every connection a notice and a close frame, spread over the longest drain of the endpoints, waits until
 // they are gone, then gives up presence and closes the backend. ctx bounds all of it.

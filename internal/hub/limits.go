@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -109,10 +110,13 @@ func (s *Session) refuseLimit(req *wire.Request, l *Limit, d ratelimit.Decision)
 		r.suppressed++
 		return
 	}
-	s.sendError(&wire.Refusal{
-		Error: wire.Error{Code: wire.RateLimited, Message: `limit "` + l.Name + `" reached`},
-		ID:    req.ID, Room: req.Room, RetryAfter: d.RetryAfter, Suppressed: r.suppressed,
-		Limit: &wire.LimitState{Name: l.Name, Events: l.Events, Window: l.Window, Remaining: d.Remaining, Reset: d.Reset},
-	})
+	refusal := wire.Refusal{ID: req.ID, Room: req.Room, RetryAfter: d.RetryAfter, Suppressed: r.suppressed}
+	if l.Unavailable(d) {
+		refusal.Error = wire.Error{Code: wire.Unavailable, Message: `limit "` + l.Name + `" can't be decided now`}
+	} else {
+		refusal.Error = wire.Error{Code: wire.RateLimited, Message: fmt.Sprintf("limit %q of %d per %s reached", l.Name, l.Events, l.Window)}
+		refusal.Limit = &wire.LimitState{Name: l.Name, Events: l.Events, Window: l.Window, Remaining: d.Remaining, Reset: d.Reset}
+	}
+	s.sendError(&refusal)
 	r.told, r.suppressed = now, 0
 }

@@ -81,7 +81,13 @@ type Limit struct {
 	On      Action
 	Key     string // a template; {rooms.conn}, {rooms.user} and {rooms.room} are filled in here, the rest at the upgrade
 	Limiter ratelimit.Limiter
-	Observe bool // count and log, refuse nothing
+	Outage  ratelimit.Outage // what Limiter does then
+	Observe bool             // count and log, refuse nothing
+}
+
+// Unavailable tells whether d refuses only because the shared store is out of reach.
+func (l *Limit) Unavailable(d ratelimit.Decision) bool {
+	return d.Local && l.Outage == ratelimit.OutageDeny
 }
 
 // Endpoint is one place where clients enter a hub. Its policy may differ from that of other endpoints of the hub.

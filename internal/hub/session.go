@@ -288,11 +288,13 @@ func (s *Session) Slow() {
 	}()
 }
 
-// recovered logs a panic with its stack and cuts the connection: one session's trouble must not end the server.
+// recovered logs a panic with its stack and cuts the connection, if there is one: one session's trouble must not end the server.
 func (h *Hub) recovered(conn *ws.Conn) {
 	if r := recover(); r != nil {
 		h.logger.Error("panic in session", zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
-		conn.Abort()
+		if conn != nil {
+			conn.Abort()
+		}
 	}
 }
 

@@ -1,0 +1,120 @@
+package module
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/bus"
+	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
+	"github.com/caddyrooms/caddy-rooms/presence"
+	"github.com/caddyrooms/caddy-rooms/ratelimit"
+)
+
+// hubs are the hubs in use, by identity. They outlive configurations: a new one takes its reference before the old one gives it up.
+var hubs = caddy.NewUsagePool()
+
+// hubKey is the identity of a hub. Rules, limits and timeouts are none of it: they may change under open connections.
+type hubKey struct {
+	name  string
+	redis redisIdentity
+}
+
+// sharedHub is a hub with what its policies are made of.
+type sharedHub struct {
+	*hub.Hub
+	logger  *zap.Logger
+	db      *redisdb.DB // nil: in memory
+	local   *ratelimit.Memory
+	cluster ratelimit.Limiter // nil: in memory
+}
+
+// loadHub returns the hub with that identity, made if there is none. It dials nothing and starts nothing.
+func loadHub(key hubKey, redis *redisSettings, h *Handler, logger *zap.Logger) (*sharedHub, error) {
+	v, _, err := hubs.LoadOrNew(key, func() (caddy.Destructor, error) {
+		return newSharedHub(key.name, redis, time.Duration(h.Presence.TTL), logger), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return v.(*sharedHub), nil
+}
+
+func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *zap.Logger) *sharedHub {
+	s := &sharedHub{logger: logger, local: ratelimit.NewMemory()}
+	opts := hub.Options{Node: hub.NewNodeID(), Logger: logger, Timeout: time.Second}
+	if redis == nil {
+		opts.Open = func(o presence.Observer, _ bus.Receiver) (hub.Backend, error) {
+			return hub.Backend{Store: presence.NewMemory(presence.Options{Logger: logger}, o), Bus: bus.Local{}}, nil
+		}
+		s.Hub = hub.New(opts)
+		return s
+	}
+	opts.Base, opts.Timeout = redisdb.Base(redis.prefix, name), redis.options.Timeout
+	s.db = redisdb.Open(redis.options, logger.Named("redis"))
+	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
+	opts.Open = func(o presence.Observer, r bus.Receiver) (hub.Backend, error) {
+		s.db.Start()
+		store := presence.NewRedis(s.db.Commands(), presence.Options{
+			Prefix: opts.Base, Node: opts.Node, TTL: ttl, Timeout: opts.Timeout, Logger: logger.Named("presence"),
+		}, o)
+		b := bus.NewRedis(s.db, r, logger.Named("bus"), bus.RedisOptions{Control: redisdb.ControlChannel(opts.Base, opts.Node)})
+		b.Start()
+		store.Start()
+		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true}, nil
+	}
+	s.Hub = hub.New(opts)
+	return s
+}
+
+// limiter returns who decides on l.
+func (s *sharedHub) limiter(l LimitConfig) ratelimit.Limiter {
+	// What is counted for each connection concerns no other instance.
+	if s.cluster == nil || l.Scope == "instance" || strings.Contains(l.Key, "{rooms.conn}") {
+		return s.local
+	}
+	return ratelimit.Fallback{Shared: s.cluster, Local: s.local, Outage: ratelimit.Outage(l.OnOutage)}
+}
+
+// closeMargin is what closing a hub may take besides its drain.
+const closeMargin = 500 * time.Millisecond
+
+// Destruct implements caddy.Destructor: no configuration uses the hub any more. At exit it drains before the process ends; on a
+// reload, which holds up the admin API, it does so in the background.
+func (s *sharedHub) Destruct() error {
+	if caddy.Exiting() {
+		return s.close()
+	}
+	go func() {
+		if err := s.close(); err != nil {
+			s.logger.Error("closing hub", zap.Error(err))
+		}
+	}()
+	return nil
+}
+
+func (s *sharedHub) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.DrainWindow()+closeMargin)
+	defer cancel()
+	err := s.Close(ctx)
+	for _, c := range s.closers() {
+		if e := c(); e != nil && err == nil {
+			err = fmt.Errorf("closing hub: %v", e)
+		}
+	}
+	return err
+}
+
+// closers are what is closed after the hub, in this order.
+func (s *sharedHub) closers() []func() error {
+	all := []func() error{s.local.Close}
+	if s.db != nil {
+		all = append(all, s.cluster.Close, s.db.Close)
+	}
+	return all
+}
