@@ -1,0 +1,190 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
+)
+
+// What goes to Redis in one pipeline. A larger one would not be faster, only later.
+const (
+	batchMessages = 512
+	batchBytes    = 1 << 20
+)
+
+// publisher sends messages in the order of their coming. While one batch is under way the next one gathers, so that
+// batches grow with the load and a message that comes alone waits for nothing.
+type publisher struct {
+	db          *redisdb.DB
+	logger      *zap.Logger
+	maxMessages int
+	maxBytes    int
+	wake        chan struct{} // capacity 1; for run, when the queue is no longer empty
+
+	mu       sync.Mutex
+	queue    []publication // guarded by mu
+	messages int           // in the queue and taken from it but not done; guarded by mu
+	bytes    int           // the same; guarded by mu
+	closed   bool          // guarded by mu
+}
+
+type publication struct {
+	channel string
+	payload []byte
+	done    func(error)
+}
+
+func (m publication) size() int { return len(m.channel) + len(m.payload) }
+
+func (p *publisher) publish(channel string, payload []byte, done func(error)) {
+	m := publication{channel: channel, payload: payload, done: done}
+	if err := p.enqueue(m); err != nil {
+		p.finish(m, err)
+	}
+}
+
+func (p *publisher) enqueue(m publication) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	if !p.db.Up() {
+		return ErrDown
+	}
+	if p.messages > 0 && (p.messages >= p.maxMessages || p.bytes+m.size() > p.maxBytes) {
+		return ErrFull
+	}
+	p.queue = append(p.queue, m)
+	p.messages++
+	p.bytes += m.size()
+	if len(p.queue) == 1 {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
+}
+
+// run publishes until ctx ends.
+func (p *publisher) run(ctx context.Context) {
+	var taken []publication
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		}
+		p.mu.Lock()
+		p.queue, taken = taken[:0], p.queue
+		p.mu.Unlock()
+		for rest := taken; len(rest) > 0; {
+			n := batch(rest)
+			p.send(ctx, rest[:n])
+			rest = rest[n:]
+		}
+		clear(taken)
+	}
+}
+
+// batch returns how many of the messages go into the next pipeline: at least one.
+func batch(messages []publication) int {
+	bytes := 0
+	for i, m := range messages {
+		bytes += m.size()
+		if i == batchMessages || i > 0 && bytes > batchBytes {
+			return i
+		}
+	}
+	return len(messages)
+}
+
+// send publishes a batch and tells the outcome of each message.
+func (p *publisher) send(ctx context.Context, messages []publication) {
+	cmds, err := p.exec(ctx, messages)
+	if err != nil && !anyFailed(cmds) {
+		// No connection: go-redis leaves the commands as they are when Redis refused to set it up.
+		cmds = nil
+	}
+	bytes := 0
+	for i, m := range messages {
+		bytes += m.size()
+		outcome := err
+		if i < len(cmds) {
+			outcome = cmds[i].Err()
+		}
+		p.finish(m, p.explain(ctx, outcome))
+	}
+	p.mu.Lock()
+	p.messages -= len(messages)
+	p.bytes -= bytes
+	p.mu.Unlock()
+}
+
+func (p *publisher) exec(ctx context.Context, messages []publication) (cmds []redis.Cmder, err error) {
+	defer recovered(p.logger, "bus publisher", &err)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	pipe := p.db.Publisher().Pipeline()
+	for _, m := range messages {
+		pipe.Publish(ctx, m.channel, m.payload)
+	}
+	return pipe.Exec(ctx)
+}
+
+func anyFailed(cmds []redis.Cmder) bool {
+	for _, cmd := range cmds {
+		if cmd.Err() != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// explain turns an error of go-redis into one of the bus.
+func (p *publisher) explain(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ErrClosed
+	case errors.Is(err, redisdb.ErrDown):
+		return ErrDown
+	}
+	return fmt.Errorf("%w: %w", ErrDown, err)
+}
+
+func (p *publisher) finish(m publication, outcome error) {
+	if m.done == nil {
+		return
+	}
+	var err error // logged
+	defer recovered(p.logger, "callback of a publish", &err)
+	m.done(outcome)
+}
+
+// close refuses what comes from now on.
+func (p *publisher) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+}
+
+// discard ends what was never sent, after run has returned.
+func (p *publisher) discard() {
+	p.mu.Lock()
+	queue := p.queue
+	p.queue = nil
+	p.mu.Unlock()
+	for _, m := range queue {
+		p.finish(m, ErrClosed)
+	}
+}

@@ -1,0 +1,109 @@
+package bus
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
+)
+
+// Defaults of RedisOptions.
+const (
+	DefaultProbeInterval = 5 * time.Second
+	DefaultMaxMessages   = 65_536
+	DefaultMaxBytes      = 32 << 20
+)
+
+// RedisOptions sets up a bus over Redis.
+type RedisOptions struct {
+	// Control is a channel that no other instance subscribes to: the bus publishes to itself there, to see whether messages
+	// still arrive. Its messages are not handed to the Receiver.
+	Control string
+	// ProbeInterval is how long nothing may arrive before the bus looks whether anything would; 0: DefaultProbeInterval.
+	ProbeInterval time.Duration
+	// MaxMessages and MaxBytes bound what waits to be published; 0: DefaultMaxMessages, DefaultMaxBytes. One message
+	// is let in whatever its size.
+	MaxMessages int
+	MaxBytes    int
+}
+
+// Redis is a [Bus] over Redis pub/sub: one connection that receives, and one goroutine that publishes in batches.
+type Redis struct {
+	db         *redisdb.DB
+	publisher  *publisher
+	subscriber *subscriber
+
+	ctx     context.Context // ends when the bus is closed
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+var _ Bus = (*Redis)(nil)
+
+// NewRedis returns a bus that hands what arrives to receiver. It begins to work with Start; db must stay open until
+// the bus is closed.
+func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisOptions) *Redis {
+	b := &Redis{db: db}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.publisher = &publisher{
+		db:          db,
+		logger:      logger,
+		maxMessages: cmp.Or(opts.MaxMessages, DefaultMaxMessages),
+		maxBytes:    cmp.Or(opts.MaxBytes, DefaultMaxBytes),
+		wake:        make(chan struct{}, 1),
+	}
+	b.subscriber = &subscriber{
+		db:       db,
+		publish:  b.publisher.publish,
+		receiver: receiver,
+		logger:   logger,
+		control:  opts.Control,
+		interval: cmp.Or(opts.ProbeInterval, DefaultProbeInterval),
+		registry: newRegistry(),
+	}
+	return b
+}
+
+// Start starts the bus's goroutines, once. It does not wait for Redis.
+func (b *Redis) Start() {
+	b.running.Go(func() { b.publisher.run(b.ctx) })
+	b.running.Go(func() { b.subscriber.run(b.ctx) })
+}
+
+// Subscribe implements [Bus].
+func (b *Redis) Subscribe(ctx context.Context, channel string) error {
+	return b.subscriber.subscribe(ctx, channel, b.db.Up())
+}
+
+// Unsubscribe implements [Bus].
+func (b *Redis) Unsubscribe(channel string) { b.subscriber.unsubscribe(channel) }
+
+// Publish implements [Bus].
+func (b *Redis) Publish(channel string, payload []byte, done func(error)) {
+	b.publisher.publish(channel, payload, done)
+}
+
+// Close implements [Bus]. A batch that is on its way to Redis may end as it will, within the timeout of the DB. Close must not be called from
+// the Receiver or from a callback of Publish.
+func (b *Redis) Close() error {
+	b.subscriber.close()
+	b.publisher.close()
+	b.cancel()
+	b.running.Wait()
+	b.publisher.discard()
+	return nil
+}
+
+// recovered turns a panic into an error and logs it. It is to be deferred.
+func recovered(logger *zap.Logger, what string, err *error) {
+	if r := recover(); r != nil {
+		logger.Error("panic in "+what, zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
+		*err = fmt.Errorf("panic: %v", r)
+	}
+}
