@@ -1,13 +1,14 @@
 // Package ratelimit answers one question: may this happen now?
 //
 // There are two implementations of [Limiter], [Memory] for one process and [Redis] for any number of instances
-// that share one, and three algorithms, the same in both.
+// that share one, and three algorithms, the same in both. [Fallback] decides when Redis can't.
+//
+// A denied event costs nothing: only what is allowed is counted, so that a client who floods gets its limit all the same.
 package ratelimit
 
 import (
 	"context"
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -16,13 +17,14 @@ type Algorithm string
 
 const (
 	// SlidingCounter counts in ten buckets of window/10 and counts the whole oldest bucket: never more than Events in any
-	// window, at least ten elevenths of it under steady load, in 112 bytes a key. The default.
+	// window, at least ten elevenths of it under steady load, in about 112 bytes a key. The default.
 	SlidingCounter Algorithm = "sliding_counter"
 	// SlidingLog remembers the time of every event: exact, never more than Events in any window, and all of them.
 	// Costs up to 120 bytes an event.
 	SlidingLog Algorithm = "sliding_log"
 	// GCRA spaces events evenly after a burst of Events (the generic cell rate algorithm of ITU-T I.371): it smooths, and
-	// may admit up to twice Events in a window that begins with the burst.
+	// may admit almost twice Events in a window that begins with the burst. Never more than Events + d × Events / Window in
+	// any span d.
 	GCRA Algorithm = "gcra"
 )
 
@@ -40,7 +42,7 @@ const (
 
 // Limit is at most Events in any Window for each key.
 type Limit struct {
-	Name      string // part of the stored key; limits of one name and other numbers do not share their counts
+	Name      string // part of the stored key; limits of one name but other numbers do not share their counts
 	Events    int
 	Window    time.Duration
 	Algorithm Algorithm
@@ -66,11 +68,12 @@ func (l Limit) Validate() error {
 	return nil
 }
 
-// Decision is the answer to one request.
+// Decision is the answer to one request. Its durations count from the moment it is returned.
 type Decision struct {
 	Allowed   bool
 	Remaining int           // events that would still be allowed now
 	Reset     time.Duration // until the whole limit is free again, if nothing more happens
+	Next      time.Duration // until more than Remaining are allowed, if nothing more happens
 	// RetryAfter is how long to wait until one event would be allowed, if nobody else takes it; 0 when Allowed.
 	RetryAfter time.Duration
 	// Local tells that a shared limiter was out of reach and this process decided alone.
@@ -87,6 +90,7 @@ type Limiter interface {
 }
 
 // Milliseconds rounds d up to whole milliseconds, so that who waits that long has waited long enough.
-func Milliseconds(d time.Duration) int64 {
-	return int64(math.Ceil(float64(d) / float64(time.Millisecond)))
-}
+func Milliseconds(d time.Duration) int64 { return ceil(d, time.Millisecond) }
+
+// ceil returns d in units, rounded up.
+func ceil(d, unit time.Duration) int64 { return int64((d + unit - 1) / unit) }
