@@ -67,12 +67,17 @@ func TestChat(t *testing.T) {
 	for _, restart := range []struct {
 		name string
 		stop func(*testing.T)
+		told string
 	}{
-		{"drain", server.stop},
-		{"crash", server.kill},
+		{"drain", server.stop, "The server restarts."},
+		{"crash", server.kill, "Connection lost."},
 	} {
+		for _, p := range []*page{ann, bob} {
+			p.watch(t, fmt.Sprintf(`document.querySelector("#state-text").textContent.startsWith(%q)`, restart.told))
+		}
 		restart.stop(t)
 		for _, p := range []*page{ann, bob} {
+			p.sees(t, watched)
 			p.sees(t, `["waiting", "connecting"].includes(document.querySelector("#state").dataset.state) && !document.querySelector("#state").hidden`)
 			p.sees(t, `document.querySelector("#send").disabled`)
 		}
@@ -100,18 +105,13 @@ func TestChat(t *testing.T) {
 // flood sends faster than the example's limit allows: ann is told and held back, and may go on when the time is over.
 func flood(t *testing.T, ann, bob *page) {
 	t.Helper()
-	// The notice goes away by itself, so it has to be watched for before it comes.
-	ann.run(t, `window.noticed = new Promise((done) => {
-		new MutationObserver(() => {
-			const notice = document.querySelector("#notice");
-			if (!notice.hidden && notice.dataset.code === "rate_limited" && document.querySelector("#send").disabled) done(notice.textContent);
-		}).observe(document.body, { subtree: true, childList: true, attributes: true });
-	}); 0`)
+	ann.watch(t, `!document.querySelector("#notice").hidden && document.querySelector("#notice").dataset.code === "rate_limited" &&
+		document.querySelector("#notice").textContent.includes("No more than 5 messages in 3 s") && document.querySelector("#send").disabled`)
 	ann.run(t, `for (let i = 1; i <= 8; i++) {
 		document.querySelector("#text").value = "flood " + i;
 		document.querySelector("#compose").requestSubmit();
 	}`)
-	ann.sees(t, `window.noticed.then((text) => text.includes("No more than 5 messages in 3 s"))`)
+	ann.sees(t, watched)
 	ann.sees(t, `document.querySelector('#messages [data-delivery="failed"]')`)
 
 	ann.sees(t, ready+` && document.querySelector("#notice").hidden`)
@@ -144,6 +144,8 @@ func flood(t *testing.T, ann, bob *page) {
 const (
 	ready = `(document.querySelector("#state").dataset.state === "open" && !document.querySelector("#send").disabled)`
 	alone = `document.querySelectorAll("#members li").length === 1`
+	// watched is that what page.watch was told to watch for has been seen.
+	watched = `window.watched`
 )
 
 func count(selector, text string, n int) string {
@@ -214,11 +216,22 @@ func (p *page) reads(t *testing.T, script string) []string {
 	return texts
 }
 
-// sees waits until condition, a JavaScript expression or a promise of one, is true.
+// sees waits until condition, a JavaScript expression, is true.
 func (p *page) sees(t *testing.T, condition string) {
 	t.Helper()
 	p.do(t, "waiting for "+condition,
 		chromedp.Poll[chromedp.Void](condition, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
+}
+
+// watch begins to watch for a condition that will not last.
+func (p *page) watch(t *testing.T, condition string) {
+	t.Helper()
+	p.run(t, fmt.Sprintf(`window.watched = false;
+		new MutationObserver((_, observer) => {
+			if (!(%s)) return;
+			window.watched = true;
+			observer.disconnect();
+		}).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });`, condition))
 }
 
 // say types text and sends it, when that is possible.
