@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/bus"
+	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/presence"
@@ -97,19 +97,14 @@ func open(t *testing.T, change func(*Policy)) *house {
 }
 
 // client is a client whose frames are expected one by one.
-type client struct {
-	t    *testing.T
-	c    *websocket.Conn
-	conn string // its id
-	user string
-}
+type client = roomstest.Client
 
-type object = map[string]any
+type object = roomstest.Object
 
 // waitFor polls for what happens without a frame.
 func (h *house) waitFor(what string, done func() bool) {
 	h.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(roomstest.Patience)
 	for !done() {
 		if time.Now().After(deadline) {
 			h.t.Fatalf("waited in vain for %s", what)
@@ -124,114 +119,7 @@ func (h *house) dial(user string, rooms ...string) *client {
 	for _, r := range rooms {
 		url += "&room=" + r
 	}
-	c, _, err := websocket.Dial(h.t.Context(), url, &websocket.DialOptions{Subprotocols: []string{wire.Subprotocol}})
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	c.SetReadLimit(-1)
-	h.t.Cleanup(func() { _ = c.CloseNow() })
-	cl := &client{t: h.t, c: c}
-	welcome := cl.next("welcome")
-	cl.conn, cl.user = welcome["conn"].(string), welcome["user"].(string)
-	return cl
-}
-
-func (c *client) send(format string, args ...any) {
-	c.t.Helper()
-	if err := c.c.Write(c.t.Context(), websocket.MessageText, fmt.Appendf(nil, format, args...)); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-// read returns the next frame of any type, or the error that ended the connection.
-func (c *client) read() (object, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
-	defer cancel()
-	_, b, err := c.c.Read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var o object
-	if err := json.Unmarshal(b, &o); err != nil {
-		c.t.Fatalf("frame %s: %v", b, err)
-	}
-	return o, nil
-}
-
-// next returns the next frame, which must be of that type.
-func (c *client) next(typ string) object {
-	c.t.Helper()
-	o, err := c.read()
-	if err != nil {
-		c.t.Fatalf("waiting for %s: %v", typ, err)
-	}
-	if o["type"] != typ {
-		c.t.Fatalf("got %v, want a frame of type %s", o, typ)
-	}
-	return o
-}
-
-// nextOf returns the next frame, which must be of one of these types.
-func (c *client) nextOf(types ...string) object {
-	c.t.Helper()
-	o, err := c.read()
-	if err != nil {
-		c.t.Fatalf("waiting for %v: %v", types, err)
-	}
-	if !slices.Contains(types, o["type"].(string)) {
-		c.t.Fatalf("got %v, want a frame of type %v", o, types)
-	}
-	return o
-}
-
-func (c *client) join(room string) object {
-	c.t.Helper()
-	c.send(`{"type":"join","id":"j","room":%q}`, room)
-	return c.next("ack")
-}
-
-// quiet checks that nothing but a pong comes.
-func (c *client) quiet() {
-	c.t.Helper()
-	c.send(`{"type":"ping"}`)
-	c.next("pong")
-}
-
-func (c *client) closed() websocket.CloseError {
-	c.t.Helper()
-	for {
-		if _, err := c.read(); err != nil {
-			if code := websocket.CloseStatus(err); code < 0 {
-				c.t.Fatalf("closed without a close frame: %v", err)
-			} else {
-				return websocket.CloseError{Code: code}
-			}
-		}
-	}
-}
-
-func (c *client) refused(code string) object {
-	c.t.Helper()
-	o := c.next("error")
-	if o["code"] != code {
-		c.t.Fatalf("got %v, want error %s", o, code)
-	}
-	return o
-}
-
-func users(list any) (names []string) {
-	for _, m := range list.([]any) {
-		m := m.(object)
-		s := m["user"].(string)
-		if op, ok := m["op"]; ok {
-			s = fmt.Sprint(op, " ", s)
-		}
-		if r, ok := m["reason"]; ok {
-			s += fmt.Sprint(" ", r)
-		}
-		names = append(names, s)
-	}
-	return names
+	return roomstest.Dial(h.t, url, nil)
 }
 
 func equal(t *testing.T, what string, got, want any) {
@@ -244,37 +132,37 @@ func equal(t *testing.T, what string, got, want any) {
 func TestTwoClientsTalk(t *testing.T) {
 	h := open(t, nil)
 	ann, bob := h.dial("ann"), h.dial("bob")
-	equal(t, "members", users(ann.join("lobby")["presence"].(object)["members"]), []string{"ann"})
-	equal(t, "members", users(bob.join("lobby")["presence"].(object)["members"]), []string{"ann", "bob"})
+	equal(t, "members", roomstest.Words(ann.Join("lobby")["members"]), []string{"ann"})
+	equal(t, "members", roomstest.Words(bob.Join("lobby")["members"]), []string{"ann", "bob"})
 	// A newcomer's own join is in its snapshot, not among its events.
-	equal(t, "events", users(ann.next("presence")["events"]), []string{"join bob"})
-	bob.quiet()
+	equal(t, "events", ann.Events(), []string{"join bob"})
+	bob.Quiet()
 
-	bob.send(`{"type":"publish","id":1,"room":"lobby","event":"chat","data":{"text": "hi"}}`)
-	ack := bob.next("ack")
+	bob.Send(`{"type":"publish","id":1,"room":"lobby","event":"chat","data":{"text": "hi"}}`)
+	ack := bob.Next("ack")
 	equal(t, "ack", ack, object{"type": "ack", "id": 1.0, "room": "lobby"})
-	m := ann.next("message")
+	m := ann.Next("message")
 	equal(t, "event", m["event"], "chat")
 	equal(t, "data", m["data"], object{"text": "hi"})
-	equal(t, "from", m["from"], object{"user": "bob", "conn": bob.conn})
-	bob.quiet()
+	equal(t, "from", m["from"], object{"user": "bob", "conn": bob.Conn})
+	bob.Quiet()
 
-	bob.send(`{"type":"publish","room":"lobby","data":1,"echo":true}`)
-	equal(t, "echo", bob.next("message")["data"], 1.0)
-	ann.next("message")
+	bob.Send(`{"type":"publish","room":"lobby","data":1,"echo":true}`)
+	equal(t, "echo", bob.Next("message")["data"], 1.0)
+	ann.Next("message")
 
-	bob.send(`{"type":"status","id":2,"room":"lobby","status":"away","state":{"typing":true}}`)
-	bob.nextOf("ack", "presence")
-	bob.nextOf("ack", "presence")
-	e := ann.next("presence")["events"].([]any)[0].(object)
+	bob.Send(`{"type":"status","id":2,"room":"lobby","status":"away","state":{"typing":true}}`)
+	bob.Next("ack", "presence")
+	bob.Next("ack", "presence")
+	e := ann.Next("presence")["events"].([]any)[0].(object)
 	equal(t, "update", e, object{"op": "update", "user": "bob", "status": "away", "state": object{"typing": true}})
 
-	bob.send(`{"type":"leave","id":3,"room":"lobby"}`)
-	equal(t, "leave", bob.next("ack"), object{"type": "ack", "id": 3.0, "room": "lobby"})
-	equal(t, "events", users(ann.next("presence")["events"]), []string{"leave bob left"})
-	ann.send(`{"type":"publish","room":"lobby","data":"gone?"}`)
-	ann.quiet()
-	bob.quiet()
+	bob.Send(`{"type":"leave","id":3,"room":"lobby"}`)
+	equal(t, "leave", bob.Next("ack"), object{"type": "ack", "id": 3.0, "room": "lobby"})
+	equal(t, "events", ann.Events(), []string{"leave bob left"})
+	ann.Send(`{"type":"publish","room":"lobby","data":"gone?"}`)
+	ann.Quiet()
+	bob.Quiet()
 }
 
 func TestLeaveReasonsFollowTheCloseCode(t *testing.T) {
@@ -282,18 +170,18 @@ func TestLeaveReasonsFollowTheCloseCode(t *testing.T) {
 		end    func(*client)
 		reason string
 	}{
-		"normal":     {func(c *client) { _ = c.c.Close(1000, "") }, "left"},
-		"going away": {func(c *client) { _ = c.c.Close(1001, "") }, "timeout"},
-		"cut":        {func(c *client) { _ = c.c.CloseNow() }, "timeout"},
+		"normal":     {func(c *client) { _ = c.WS.Close(1000, "") }, "left"},
+		"going away": {func(c *client) { _ = c.WS.Close(1001, "") }, "timeout"},
+		"cut":        {func(c *client) { _ = c.WS.CloseNow() }, "timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := open(t, nil)
 			ann, bob := h.dial("ann"), h.dial("bob")
-			ann.join("lobby")
-			bob.join("lobby")
-			ann.next("presence")
+			ann.Join("lobby")
+			bob.Join("lobby")
+			ann.Next("presence")
 			c.end(bob)
-			equal(t, "events", users(ann.next("presence")["events"]), []string{"leave bob " + c.reason})
+			equal(t, "events", ann.Events(), []string{"leave bob " + c.reason})
 		})
 	}
 }
@@ -301,28 +189,28 @@ func TestLeaveReasonsFollowTheCloseCode(t *testing.T) {
 func TestWhoComesBackInTimeWasNeverAway(t *testing.T) {
 	h := open(t, func(p *Policy) { p.Grace = time.Minute })
 	ann, bob := h.dial("ann"), h.dial("bob")
-	ann.join("lobby")
-	bob.join("lobby")
-	ann.next("presence")
-	_ = bob.c.CloseNow()
+	ann.Join("lobby")
+	bob.Join("lobby")
+	ann.Next("presence")
+	_ = bob.WS.CloseNow()
 	h.waitFor("the connection to end", func() bool { return h.Connections() == 1 })
 	again := h.dial("bob")
-	member := again.join("lobby")["presence"].(object)["members"].([]any)[1].(object)
+	member := again.Join("lobby")["members"].([]any)[1].(object)
 	equal(t, "conns", member["conns"], 1.0)
-	again.send(`{"type":"publish","room":"lobby","data":"back"}`)
-	ann.next("message") // and no presence before it
-	ann.quiet()
+	again.Send(`{"type":"publish","room":"lobby","data":"back"}`)
+	ann.Next("message") // and no presence before it
+	ann.Quiet()
 }
 
 func TestAnonymousClientsAreUsersOfTheirOwn(t *testing.T) {
 	h := open(t, func(p *Policy) { p.Grace = time.Hour })
 	a, b := h.dial(""), h.dial("")
-	equal(t, "user", a.user, "anon:"+a.conn)
-	a.join("lobby")
-	b.join("lobby")
-	a.next("presence")
-	_ = b.c.CloseNow() // its id can't come back, so nothing is held for it
-	equal(t, "events", users(a.next("presence")["events"]), []string{"leave " + b.user + " timeout"})
+	equal(t, "user", a.User, "anon:"+a.Conn)
+	a.Join("lobby")
+	b.Join("lobby")
+	a.Next("presence")
+	_ = b.WS.CloseNow() // its id can't come back, so nothing is held for it
+	equal(t, "events", a.Events(), []string{"leave " + b.User + " timeout"})
 }
 
 func TestRefusals(t *testing.T) {
@@ -344,64 +232,61 @@ func TestRefusals(t *testing.T) {
 		}
 	})
 	ann, anon := h.dial("ann"), h.dial("")
-	ann.send(`{"type":"join","id":1,"room":"closed"}`)
-	equal(t, "answer", ann.refused("forbidden")["id"], 1.0)
-	ann.send(`{"type":"join","id":1,"room":"nowhere"}`)
-	ann.refused("forbidden")
-	anon.send(`{"type":"join","id":1,"room":"users:1"}`)
-	anon.refused("forbidden")
+	ann.Send(`{"type":"join","id":1,"room":"closed"}`)
+	equal(t, "answer", ann.Refused("forbidden")["id"], 1.0)
+	ann.Send(`{"type":"join","id":1,"room":"nowhere"}`)
+	ann.Refused("forbidden")
+	anon.Send(`{"type":"join","id":1,"room":"users:1"}`)
+	anon.Refused("forbidden")
 
-	ann.join("users:1")
-	ann.send(`{"type":"publish","id":1,"room":"open"}`)
-	ann.refused("not_joined")
-	ann.send(`{"type":"leave","id":1,"room":"open"}`)
-	ann.refused("not_joined")
-	ann.send(`{"type":"members","id":1,"room":"open"}`)
-	ann.refused("not_joined")
-	ann.send(`{"type":"status","id":1,"room":"open","status":"away"}`)
-	ann.refused("not_joined")
+	ann.Join("users:1")
+	ann.Send(`{"type":"publish","id":1,"room":"open"}`)
+	ann.Refused("not_joined")
+	ann.Send(`{"type":"leave","id":1,"room":"open"}`)
+	ann.Refused("not_joined")
+	ann.Send(`{"type":"members","id":1,"room":"open"}`)
+	ann.Refused("not_joined")
+	ann.Send(`{"type":"status","id":1,"room":"open","status":"away"}`)
+	ann.Refused("not_joined")
 
-	equal(t, "presence", anon.join("news")["presence"], object{"pseq": anon.lastPSeq("news"), "count": 1.0})
-	anon.send(`{"type":"publish","id":1,"room":"news"}`)
-	anon.refused("forbidden")
-	anon.send(`{"type":"members","id":1,"room":"news"}`)
-	anon.refused("forbidden")
+	told := anon.Join("news")
+	delete(told, "pseq")
+	equal(t, "presence", told, object{"count": 1.0})
+	anon.Send(`{"type":"publish","id":1,"room":"news"}`)
+	anon.Refused("forbidden")
+	anon.Send(`{"type":"members","id":1,"room":"news"}`)
+	anon.Refused("forbidden")
 
-	equal(t, "presence", ann.join("wall")["presence"], nil)
-	anon.send(`{"type":"publish","id":1,"room":"wall","data":1}`)
-	anon.next("ack")
-	ann.next("message")
+	equal(t, "presence", ann.Join("wall"), object(nil))
+	anon.Send(`{"type":"publish","id":1,"room":"wall","data":1}`)
+	anon.Next("ack")
+	ann.Next("message")
 
-	ann.join("small")
-	anon.send(`{"type":"join","id":1,"room":"small"}`)
-	anon.refused("room_full")
+	ann.Join("small")
+	anon.Send(`{"type":"join","id":1,"room":"small"}`)
+	anon.Refused("room_full")
 	again := h.dial("ann") // another connection of who is in takes no place
-	again.join("small")
+	again.Join("small")
 
-	ann.join("open1")
-	ann.send(`{"type":"join","id":1,"room":"open2"}`)
-	ann.refused("too_many_rooms")
-	ann.join("open1") // in already
+	ann.Join("open1")
+	ann.Send(`{"type":"join","id":1,"room":"open2"}`)
+	ann.Refused("too_many_rooms")
+	ann.Join("open1") // in already
 
 	for _, frame := range []string{`{`, `[]`, `{"type":"dance"}`, `{"type":"join","room":" "}`, "{\"type\":\"ping\",\"x\":\"\xff\"}"} {
-		ann.send("%s", frame)
-		ann.refused("bad_request")
+		ann.Send("%s", frame)
+		ann.Refused("bad_request")
 	}
-	if err := ann.c.Write(t.Context(), websocket.MessageBinary, []byte(`{"type":"ping"}`)); err != nil {
+	if err := ann.WS.Write(t.Context(), websocket.MessageBinary, []byte(`{"type":"ping"}`)); err != nil {
 		t.Fatal(err)
 	}
-	ann.refused("bad_request")
-	ann.send(`{"type":"publish","id":7,"room":"users:1","data":%q}`, strings.Repeat("x", 4<<10))
-	equal(t, "answer", ann.refused("too_large")["id"], 7.0)
-	ann.quiet() // all of this has not cost the connection
-	ann.send(`{"type":"publish","room":"users:1","data":%q}`, strings.Repeat("x", 9<<10))
-	equal(t, "bye", ann.next("bye")["code"], 4004.0)
-	equal(t, "code", int(ann.closed().Code), 4004)
-}
-
-// lastPSeq asks for a room's sequence by joining it again.
-func (c *client) lastPSeq(room string) any {
-	return c.join(room)["presence"].(object)["pseq"]
+	ann.Refused("bad_request")
+	ann.Send(`{"type":"publish","id":7,"room":"users:1","data":%q}`, strings.Repeat("x", 4<<10))
+	equal(t, "answer", ann.Refused("too_large")["id"], 7.0)
+	ann.Quiet() // all of this has not cost the connection
+	ann.Send(`{"type":"publish","room":"users:1","data":%q}`, strings.Repeat("x", 9<<10))
+	equal(t, "bye", ann.Next("bye")["code"], 4004.0)
+	equal(t, "code", ann.Closed(), 4004)
 }
 
 func TestServerJoins(t *testing.T) {
@@ -410,9 +295,9 @@ func TestServerJoins(t *testing.T) {
 		p.Rooms = []RoomRule{{Pattern: inbox, Join: Nobody, Publish: Nobody, Presence: wire.PresenceNone}}
 	})
 	ann := h.dial("ann", "inbox:ann", "bad%20name", "unlisted")
-	equal(t, "ack", ann.next("ack"), object{"type": "ack", "room": "inbox:ann"})
-	ann.refused("bad_request")
-	equal(t, "room", ann.next("ack")["room"], "unlisted")
+	equal(t, "ack", ann.Next("ack"), object{"type": "ack", "room": "inbox:ann"})
+	ann.Refused("bad_request")
+	equal(t, "room", ann.Next("ack")["room"], "unlisted")
 }
 
 func TestMembersArePaged(t *testing.T) {
@@ -421,8 +306,8 @@ func TestMembersArePaged(t *testing.T) {
 	store := h.backend.Store
 	ctx := t.Context()
 	ann := h.dial("ann")
-	ann.send(`{"type":"join","id":1,"room":"big","presence":"none"}`)
-	ann.next("ack")
+	ann.Send(`{"type":"join","id":1,"room":"big","presence":"none"}`)
+	ann.Next("ack")
 	for i := range n - 1 {
 		id := fmt.Sprintf("c%d", i)
 		if _, _, err := store.Connect(ctx, presence.Conn{ID: id, User: fmt.Sprintf("u%05d", i)}); err != nil {
@@ -432,12 +317,12 @@ func TestMembersArePaged(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ann.send(`{"type":"members","id":2,"room":"big"}`)
-	p := ann.next("ack")["presence"].(object)
+	ann.Send(`{"type":"members","id":2,"room":"big"}`)
+	p := ann.Next("ack")["presence"].(object)
 	equal(t, "count", p["count"], float64(n))
 	equal(t, "first page", len(p["members"].([]any)), wire.MaxPage)
-	ann.send(`{"type":"members","id":3,"room":"big","cursor":%q}`, p["next"])
-	p = ann.next("ack")["presence"].(object)
+	ann.Send(`{"type":"members","id":3,"room":"big","cursor":%q}`, p["next"])
+	p = ann.Next("ack")["presence"].(object)
 	equal(t, "last page", len(p["members"].([]any)), 5)
 	equal(t, "next", p["next"], nil)
 }
@@ -446,13 +331,13 @@ func TestStatusEverywhere(t *testing.T) {
 	h := open(t, nil)
 	ann, bob := h.dial("ann"), h.dial("bob")
 	for _, room := range []string{"a", "b"} {
-		ann.join(room)
-		bob.join(room)
-		ann.next("presence")
+		ann.Join(room)
+		bob.Join(room)
+		ann.Next("presence")
 	}
-	bob.send(`{"type":"status","id":1,"status":"busy"}`)
+	bob.Send(`{"type":"status","id":1,"status":"busy"}`)
 	for range 2 {
-		equal(t, "status", ann.next("presence")["events"].([]any)[0].(object)["status"], "busy")
+		equal(t, "status", ann.Next("presence")["events"].([]any)[0].(object)["status"], "busy")
 	}
 }
 
@@ -488,57 +373,52 @@ func TestLimits(t *testing.T) {
 			{Limit: ratelimit.Limit{Name: "join", Events: 9, Window: time.Minute}, On: OnJoin, Key: "{rooms.user}/{rooms.room}", Limiter: keys},
 		}
 	})
-	c, _, err := websocket.Dial(t.Context(), h.server.URL+"?user=ann", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.CloseNow()
-	ann := &client{t: t, c: c}
-	equal(t, "limits", ann.next("welcome")["limits"], []any{
+	ann := roomstest.Connect(t, h.server.URL+"?user=ann", nil)
+	equal(t, "limits", ann.Next("welcome")["limits"], []any{
 		object{"name": "publish", "on": "publish", "events": 2.0, "window": 3600000.0},
 		object{"name": "join", "on": "join", "events": 9.0, "window": 60000.0},
 	})
-	ann.join("lobby")
+	ann.Join("lobby")
 	equal(t, "keys", keys.keys, map[string]int{"ann/lobby": 1})
 	for i := range 2 {
-		ann.send(`{"type":"publish","id":%d,"room":"lobby"}`, i)
-		ann.next("ack")
+		ann.Send(`{"type":"publish","id":%d,"room":"lobby"}`, i)
+		ann.Next("ack")
 	}
-	ann.send(`{"type":"publish","id":9,"room":"lobby"}`)
-	e := ann.refused("rate_limited")
+	ann.Send(`{"type":"publish","id":9,"room":"lobby"}`)
+	e := ann.Refused("rate_limited")
 	equal(t, "id", e["id"], 9.0)
 	equal(t, "retry_after", e["retry_after"], 3600000.0)
 	equal(t, "limit", e["limit"], object{"name": "publish", "events": 2.0, "window": 3600000.0, "remaining": 0.0, "reset": 3600000.0})
 	// Further ones within the second are not answered; who goes on regardless is closed.
 	for range floodFactor*2 - 2 {
-		ann.send(`{"type":"publish","room":"lobby"}`)
+		ann.Send(`{"type":"publish","room":"lobby"}`)
 	}
-	ann.quiet()
-	ann.send(`{"type":"publish","room":"lobby"}`)
-	bye := ann.next("bye")
+	ann.Quiet()
+	ann.Send(`{"type":"publish","room":"lobby"}`)
+	bye := ann.Next("bye")
 	equal(t, "bye", bye["code"], 4100.0)
 	if in := bye["reconnect_in"].(float64); in < 5000 {
 		t.Errorf("a flooding client may come back in %v ms", in)
 	}
-	equal(t, "code", int(ann.closed().Code), 4100)
+	equal(t, "code", ann.Closed(), 4100)
 }
 
 func TestFromOtherInstances(t *testing.T) {
 	h := open(t, nil)
 	ann, bob := h.dial("ann"), h.dial("bob")
-	ann.join("lobby")
-	bob.join("lobby")
-	ann.next("presence")
+	ann.Join("lobby")
+	bob.Join("lobby")
+	ann.Next("presence")
 	channel := h.channel("lobby")
 	frame := `{"type":"message","room":"lobby","event":"x","data":1,"from":null,"ts":1}`
 	h.Receive(channel, []byte("mother-1 \n"+frame))
-	ann.next("message")
-	bob.next("message")
-	h.Receive(channel, []byte("mother-1 "+bob.conn+"\n"+frame))
-	ann.next("message")
+	ann.Next("message")
+	bob.Next("message")
+	h.Receive(channel, []byte("mother-1 "+bob.Conn+"\n"+frame))
+	ann.Next("message")
 	h.Receive(channel, []byte(`{"event":"cron","data":{"n":1},"from":{"user":"root"}}`))
 	for _, c := range []*client{ann, bob} {
-		m := c.next("message")
+		m := c.Next("message")
 		equal(t, "event", m["event"], "cron")
 		equal(t, "from", m["from"], nil)
 	}
@@ -549,16 +429,16 @@ func TestFromOtherInstances(t *testing.T) {
 	}
 	h.Receive(h.channel("empty"), []byte(`{}`))
 	h.Receive("elsewhere", []byte(`{}`))
-	ann.quiet()
-	bob.quiet()
+	ann.Quiet()
+	bob.Quiet()
 
 	h.Lost([]string{channel})
-	equal(t, "gap", ann.next("gap"), object{"type": "gap", "room": "lobby", "reason": "bus"})
-	bob.next("gap")
+	equal(t, "gap", ann.Next("gap"), object{"type": "gap", "room": "lobby", "reason": "bus"})
+	bob.Next("gap")
 
-	bob.send(`{"type":"publish","id":1,"room":"lobby","data":"out"}`)
-	bob.next("ack")
-	m := ann.next("message")
+	bob.Send(`{"type":"publish","id":1,"room":"lobby","data":"out"}`)
+	bob.Next("ack")
+	m := ann.Next("message")
 	h.bus.mu.Lock()
 	out := h.bus.published[0]
 	h.bus.fail = bus.ErrDown
@@ -572,9 +452,9 @@ func TestFromOtherInstances(t *testing.T) {
 	}
 	equal(t, "message on the bus", sent, m)
 
-	bob.send(`{"type":"publish","id":2,"room":"lobby","data":"out"}`)
-	equal(t, "degraded", bob.next("ack")["degraded"], true)
-	ann.next("message") // all the same
+	bob.Send(`{"type":"publish","id":2,"room":"lobby","data":"out"}`)
+	equal(t, "degraded", bob.Next("ack")["degraded"], true)
+	ann.Next("message") // all the same
 }
 
 func TestMaxConnections(t *testing.T) {
@@ -583,7 +463,7 @@ func TestMaxConnections(t *testing.T) {
 	if _, _, err := websocket.Dial(t.Context(), h.server.URL, nil); err == nil {
 		t.Fatal("a second connection was admitted")
 	}
-	_ = ann.c.Close(1000, "")
+	_ = ann.WS.Close(1000, "")
 	h.waitFor("the connection to end", func() bool { return h.Connections() == 0 })
 	h.dial("bob")
 }
@@ -593,18 +473,18 @@ func TestCloseSaysWhenToComeBack(t *testing.T) {
 	clients := make([]*client, 20)
 	for i := range clients {
 		clients[i] = h.dial(fmt.Sprint("user", i))
-		clients[i].send(`{"type":"join","room":"lobby","presence":"none"}`)
-		clients[i].next("ack")
+		clients[i].Send(`{"type":"join","room":"lobby","presence":"none"}`)
+		clients[i].Next("ack")
 	}
 	done := make(chan error)
 	go func() { done <- h.Close(context.Background()) }()
 	for _, c := range clients {
-		bye := c.next("bye")
+		bye := c.Next("bye")
 		equal(t, "code", bye["code"], 4200.0)
 		if _, ok := bye["reconnect_in"]; !ok {
 			t.Error("bye does not say when to come back")
 		}
-		equal(t, "code", int(c.closed().Code), 4200)
+		equal(t, "code", c.Closed(), 4200)
 	}
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -620,21 +500,21 @@ func TestCloseSaysWhenToComeBack(t *testing.T) {
 func TestPolicyBindsOpenConnections(t *testing.T) {
 	h := open(t, nil)
 	ann := h.dial("ann")
-	ann.join("lobby")
+	ann.Join("lobby")
 	p := defaultPolicy()
 	closed, _ := ParsePattern("*")
 	p.Rooms = []RoomRule{{Pattern: closed, Publish: Nobody}}
 	p.CloseOnRebind = true
 	h.endpoint.Bind(p)
-	ann.send(`{"type":"publish","id":1,"room":"lobby"}`)
-	ann.refused("forbidden")
+	ann.Send(`{"type":"publish","id":1,"room":"lobby"}`)
+	ann.Refused("forbidden")
 	h.endpoint.Bind(defaultPolicy())
-	equal(t, "bye", ann.next("bye")["code"], 4200.0)
+	equal(t, "bye", ann.Next("bye")["code"], 4200.0)
 }
 
 func TestMaxConnectionAge(t *testing.T) {
 	h := open(t, func(p *Policy) { p.MaxAge = 50 * time.Millisecond })
-	equal(t, "bye", h.dial("ann").next("bye")["code"], 4200.0)
+	equal(t, "bye", h.dial("ann").Next("bye")["code"], 4200.0)
 }
 
 // TestEmptyRoomsAreGivenUp checks that a room without members goes away, and that entering it again meanwhile keeps it.
@@ -643,12 +523,12 @@ func TestEmptyRoomsAreGivenUp(t *testing.T) {
 	h.linger.Store(int64(time.Millisecond))
 	ann := h.dial("ann")
 	for range 50 {
-		ann.join("lobby")
-		ann.send(`{"type":"leave","id":1,"room":"lobby"}`)
-		ann.next("ack")
+		ann.Join("lobby")
+		ann.Send(`{"type":"leave","id":1,"room":"lobby"}`)
+		ann.Next("ack")
 	}
 	h.waitFor("the empty room to go", func() bool { return h.room("lobby") == nil })
-	equal(t, "members", users(ann.join("lobby")["presence"].(object)["members"]), []string{"ann"})
+	equal(t, "members", roomstest.Words(ann.Join("lobby")["members"]), []string{"ann"})
 }
 
 // TestChurn lets many clients come, talk and go at once, and then expects nothing of them to be left.
