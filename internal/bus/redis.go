@@ -89,8 +89,8 @@ func (b *Redis) Publish(channel string, payload []byte, done func(error)) {
 	b.publisher.publish(channel, payload, done)
 }
 
-// Close implements [Bus]. A batch that is on its way to Redis may end as it will, within the timeout of the DB. Close must not be called from
-// the Receiver or from a callback of Publish.
+// Close implements [Bus]. A batch that is on its way to Redis ends as it will, within the timeout of the DB. Close must
+// not be called from the Receiver or from a callback of Publish.
 func (b *Redis) Close() error {
 	b.subscriber.close()
 	b.publisher.close()

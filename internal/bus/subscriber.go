@@ -73,11 +73,10 @@ func (s *subscriber) run(ctx context.Context) {
 
 // link is what the two goroutines of one connection know of it.
 type link struct {
-	reconnected bool                      // it is not the first one; never written again
-	heard       atomic.Bool               // something was read since run looked last
-	delivered   atomic.Bool               // a message was read since run looked last
-	accepted    atomic.Pointer[time.Time] // when Redis took the last probe; nil: not yet
-	restored    atomic.Bool               // all subscriptions of before were confirmed
+	reconnected bool        // it is not the first one; never written again
+	heard       atomic.Bool // something was read since run looked last
+	delivered   atomic.Bool // a message was read since run looked last
+	restored    atomic.Bool // all subscriptions of before were confirmed
 }
 
 // serve opens a connection, subscribes to all that is wanted, and returns when the connection is of no more use; restored
@@ -113,11 +112,13 @@ func (s *subscriber) subscribeAll(ctx context.Context, conn *redis.PubSub) error
 // watch sends what changes and looks after the connection until it ends.
 //
 // A link on which nothing was read for an interval must answer a ping. A link that brought no message must bring one
-// that is published for the purpose: after a failover a connection can be in good health, to a server where nobody publishes.
+// that is published for the purpose: after a failover a connection can be in good health, to a server where nobody
+// publishes.
 func (s *subscriber) watch(ctx context.Context, conn *redis.PubSub, l *link, ended <-chan error) error {
 	interval := time.NewTimer(s.interval)
 	defer interval.Stop()
 	var answer <-chan time.Time
+	var sent *probe
 	for {
 		select {
 		case <-ctx.Done():
@@ -134,18 +135,13 @@ func (s *subscriber) watch(ctx context.Context, conn *redis.PubSub, l *link, end
 			}
 			answer = nil
 		case <-interval.C:
-			if l.delivered.Swap(false) {
-				l.accepted.Store(nil)
-			} else if at := l.accepted.Load(); at == nil {
-				s.publish(s.control, nil, func(err error) {
-					if err == nil {
-						now := time.Now()
-						l.accepted.Store(&now)
-					}
-				})
-			} else if time.Since(*at) >= s.interval/2 {
-				// One that was accepted only now may still be on its way.
+			switch {
+			case l.delivered.Swap(false):
+				sent = nil
+			case sent.acceptedFor() >= s.interval/2:
 				return errNotDelivered
+			default:
+				sent = s.probe()
 			}
 			if answer == nil && !l.heard.Swap(false) {
 				if err := conn.Ping(ctx); err != nil {
@@ -156,6 +152,34 @@ func (s *subscriber) watch(ctx context.Context, conn *redis.PubSub, l *link, end
 			interval.Reset(s.interval)
 		}
 	}
+}
+
+// probe is a message that the bus has published to itself.
+type probe struct {
+	acceptedAt atomic.Pointer[time.Time] // nil: not, or not yet
+}
+
+func (s *subscriber) probe() *probe {
+	p := new(probe)
+	s.publish(s.control, nil, func(err error) {
+		if err == nil {
+			now := time.Now()
+			p.acceptedAt.Store(&now)
+		}
+	})
+	return p
+}
+
+// acceptedFor returns how long ago Redis took p. One that was taken only now may still be on its way.
+func (p *probe) acceptedFor() time.Duration {
+	if p == nil {
+		return 0
+	}
+	at := p.acceptedAt.Load()
+	if at == nil {
+		return 0
+	}
+	return time.Since(*at)
 }
 
 // flush sends the subscriptions that have changed.

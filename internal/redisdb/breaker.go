@@ -27,11 +27,13 @@ const (
 //     a call without a deadline of its own got no answer within the timeout;
 //   - when three calls in a row, over 250 ms, broke off or ran into their caller's deadline.
 //
-// Any answer ends such a row. A canceled call tells nothing. Only the monitor takes Redis to be up again.
+// Any answer ends such a row. A canceled call tells nothing, nor does one that began before Redis was last taken to be
+// up again, which only the monitor does.
 type breaker struct {
 	wake chan struct{} // capacity 1; for the monitor, after each cut
 
-	isDown     atomic.Bool // written under mu
+	isDown     atomic.Bool   // written under mu
+	heals      atomic.Uint32 // how often Redis was taken to be up again; written under mu
 	suspicions atomic.Int32
 	since      atomic.Int64 // when the row of suspicions began, as a duration since epoch
 	epoch      time.Time
@@ -65,6 +67,7 @@ func (b *breaker) heal() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.suspicions.Store(0)
+	b.heals.Add(1)
 	b.isDown.Store(false)
 	return time.Since(b.cutAt)
 }
@@ -73,6 +76,19 @@ func (b *breaker) lastReason() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.reason
+}
+
+// do runs call unless Redis is down, and draws a conclusion from its outcome.
+func (b *breaker) do(ctx context.Context, call func() error) error {
+	began := b.heals.Load()
+	if b.isDown.Load() {
+		return ErrDown
+	}
+	err := call()
+	if b.heals.Load() == began {
+		b.report(ctx, err)
+	}
+	return err
 }
 
 // report draws a conclusion from the outcome of a command.

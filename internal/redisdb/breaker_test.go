@@ -2,7 +2,10 @@ package redisdb
 
 import (
 	"context"
+	"errors"
 	"io"
+	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,5 +47,25 @@ func TestBurstOfDeadlines(t *testing.T) {
 	}
 	if b.down() {
 		t.Error("down after deadlines of one moment")
+	}
+}
+
+// A call that was stuck on a dead connection says nothing about Redis after it was found to be up again.
+func TestFailureOfBefore(t *testing.T) {
+	b := newBreaker()
+	refused := &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+	err := b.do(t.Context(), func() error {
+		b.cut(errors.New("on purpose"))
+		b.heal()
+		return refused
+	})
+	if b.down() || !errors.Is(err, refused) {
+		t.Errorf("down %v after a call of before, which returned %v", b.down(), err)
+	}
+	if _ = b.do(t.Context(), func() error { return refused }); !b.down() {
+		t.Error("up after a timeout")
+	}
+	if err := b.do(t.Context(), func() error { t.Error("called while down"); return nil }); !errors.Is(err, ErrDown) {
+		t.Errorf("call while down: %v, want ErrDown", err)
 	}
 }

@@ -35,9 +35,10 @@ type DB struct {
 
 // Open returns a DB without connecting to Redis. Close it when it is no longer used.
 //
-// It turns go-redis's own logger off, for the process: that one writes a line to standard error for each failed dial.
+// The first call turns go-redis's own logger off, for the process: that one writes a line to standard error for each
+// failed dial.
 func Open(opts Options, logger *zap.Logger) *DB {
-	logging.Disable()
+	silence()
 	if opts.Timeout == 0 {
 		opts.Timeout = DefaultTimeout
 	}
@@ -57,6 +58,8 @@ func Open(opts Options, logger *zap.Logger) *DB {
 	d.subscriber.AddHook(watch{d.breaker})
 	return d
 }
+
+var silence = sync.OnceFunc(logging.Disable)
 
 // client returns the options of a client that never retries.
 func (o Options) client(name string) *redis.Options {
@@ -95,13 +98,16 @@ func (o Options) dialer() func(ctx context.Context, network, addr string) (net.C
 	return (&tls.Dialer{NetDialer: d, Config: o.TLS}).DialContext
 }
 
-// Commands returns the client for commands. It repeats a command once after a network error, so commands and scripts must be idempotent.
+// Commands returns the client for commands. It repeats a command once after a network error, so commands and scripts
+// must be idempotent.
 func (d *DB) Commands() *redis.Client { return d.commands }
 
-// Publisher returns the client for PUBLISH. It repeats nothing: a message may have been delivered although the answer was lost.
+// Publisher returns the client for PUBLISH. It repeats nothing: a message may have been delivered although the answer
+// was lost.
 func (d *DB) Publisher() *redis.Client { return d.publisher }
 
-// Subscriber returns the client for subscriptions. It doesn't fail at once while Redis is down: whoever subscribes tries again at a pace of its own.
+// Subscriber returns the client for subscriptions. It doesn't fail at once while Redis is down: whoever subscribes tries
+// again at a pace of its own.
 func (d *DB) Subscriber() *redis.Client { return d.subscriber }
 
 // Timeout is how long a dial, a read or a write may take.
@@ -110,8 +116,9 @@ func (d *DB) Timeout() time.Duration { return d.opts.Timeout }
 // Up reports whether commands are tried: Redis is reachable, or nothing is known yet.
 func (d *DB) Up() bool { return !d.breaker.down() }
 
-// OnChange has f called when Redis was reached for the first time or again (true), and when it is out of reach (false). The calls come in order from
-// the monitor's goroutine; f must not block and must not call Close. OnChange must not be called after Start.
+// OnChange has f called when Redis was reached for the first time or again (true), and when it is out of reach (false).
+// The calls come in order from the monitor's goroutine; f must not block and must not call Close. OnChange must not be
+// called after Start.
 func (d *DB) OnChange(f func(up bool)) { d.onChange = append(d.onChange, f) }
 
 // Start begins to watch over Redis. It is called once, does not wait for Redis, and Close ends what it starts.

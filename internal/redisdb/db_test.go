@@ -3,6 +3,7 @@ package redisdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -83,8 +84,14 @@ func (w *watched) waitTold(t *testing.T, want ...bool) {
 }
 
 func TestKillAndRestart(t *testing.T) {
+	for _, size := range []int{0, 1} { // a pool of one repeats its first dial error for a while
+		t.Run(fmt.Sprint("pool ", size), func(t *testing.T) { testKillAndRestart(t, size) })
+	}
+}
+
+func testKillAndRestart(t *testing.T, poolSize int) {
 	server := redistest.Start(t)
-	db := start(t, Options{Addr: server.Addr})
+	db := start(t, Options{Addr: server.Addr, PoolSize: poolSize})
 	db.waitTold(t, true)
 	if err := db.Commands().Set(t.Context(), "k", "v", 0).Err(); err != nil {
 		t.Fatal(err)

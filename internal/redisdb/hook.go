@@ -51,13 +51,7 @@ func (g guard) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if ctx.Value(unguarded) != nil {
 			return next(ctx, cmd)
 		}
-		if g.breaker.down() {
-			return ErrDown
-		}
-		// The commands that set up a new connection come here too, inside the one that needs it.
-		err := next(context.WithValue(ctx, unguarded, true), cmd)
-		g.breaker.report(ctx, err)
-		return err
+		return g.breaker.do(ctx, func() error { return next(unguard(ctx), cmd) })
 	}
 }
 
@@ -66,14 +60,16 @@ func (g guard) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		if ctx.Value(unguarded) != nil {
 			return next(ctx, cmds)
 		}
-		if g.breaker.down() {
+		err := g.breaker.do(ctx, func() error { return next(unguard(ctx), cmds) })
+		if errors.Is(err, ErrDown) {
 			for _, cmd := range cmds {
-				cmd.SetErr(ErrDown)
+				cmd.SetErr(err)
 			}
-			return ErrDown
 		}
-		err := next(context.WithValue(ctx, unguarded, true), cmds)
-		g.breaker.report(ctx, err)
 		return err
 	}
 }
+
+// unguard returns the context of a command that the breaker leaves alone. It does so with what goes on inside a guarded
+// one: the commands that set up a new connection come to the same hook.
+func unguard(ctx context.Context) context.Context { return context.WithValue(ctx, unguarded, true) }
