@@ -77,7 +77,7 @@ func TestChat(t *testing.T) {
 		}
 		restart.stop(t)
 		for _, p := range []*page{ann, bob} {
-			p.sees(t, watched)
+			p.saw(t)
 			p.sees(t, `["waiting", "connecting"].includes(document.querySelector("#state").dataset.state) && !document.querySelector("#state").hidden`)
 			p.sees(t, `document.querySelector("#send").disabled`)
 		}
@@ -111,7 +111,7 @@ func flood(t *testing.T, ann, bob *page) {
 		document.querySelector("#text").value = "flood " + i;
 		document.querySelector("#compose").requestSubmit();
 	}`)
-	ann.sees(t, watched)
+	ann.saw(t)
 	ann.sees(t, `document.querySelector('#messages [data-delivery="failed"]')`)
 
 	ann.sees(t, ready+` && document.querySelector("#notice").hidden`)
@@ -144,8 +144,6 @@ func flood(t *testing.T, ann, bob *page) {
 const (
 	ready = `(document.querySelector("#state").dataset.state === "open" && !document.querySelector("#send").disabled)`
 	alone = `document.querySelectorAll("#members li").length === 1`
-	// watched is that what page.watch was told to watch for has been seen.
-	watched = `window.watched`
 )
 
 func count(selector, text string, n int) string {
@@ -169,8 +167,9 @@ func message(from, text string) string {
 
 // page is one tab with a browser context, and so a session, of its own.
 type page struct {
-	name string
-	ctx  context.Context
+	name    string
+	ctx     context.Context
+	watched string // the condition of the latest watch
 }
 
 func openPage(t *testing.T, browser context.Context, url, name string) *page {
@@ -219,19 +218,28 @@ func (p *page) reads(t *testing.T, script string) []string {
 // sees waits until condition, a JavaScript expression, is true.
 func (p *page) sees(t *testing.T, condition string) {
 	t.Helper()
-	p.do(t, "waiting for "+condition,
-		chromedp.Poll[chromedp.Void](condition, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
+	p.do(t, "waiting for "+condition, poll(condition))
 }
 
-// watch begins to watch for a condition that will not last.
+func poll(condition string) chromedp.Action[chromedp.Void] {
+	return chromedp.Poll[chromedp.Void](condition, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0))
+}
+
+// watch begins to watch for a condition that will not last. saw waits until it was true once.
 func (p *page) watch(t *testing.T, condition string) {
 	t.Helper()
+	p.watched = condition
 	p.run(t, fmt.Sprintf(`window.watched = false;
 		new MutationObserver((_, observer) => {
 			if (!(%s)) return;
 			window.watched = true;
 			observer.disconnect();
 		}).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });`, condition))
+}
+
+func (p *page) saw(t *testing.T) {
+	t.Helper()
+	p.do(t, "having watched for "+p.watched, poll("window.watched"))
 }
 
 // say types text and sends it, when that is possible.
