@@ -1,0 +1,9 @@
+package module
+
+import (
+	"testing"
+
+	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
+)
+
+func TestMain(m *testing.M) { caddytest.Main(m) }

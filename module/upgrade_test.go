@@ -1,0 +1,277 @@
+package module
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
+	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
+)
+
+// upgrade sends a handshake with these header lines instead of, or besides, the usual ones, and returns the response.
+func upgrade(t *testing.T, addr, request string, lines ...string) *http.Response {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(roomstest.Patience))
+	header := map[string]string{
+		"Host": addr, "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+		"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+	}
+	for _, l := range lines {
+		name, value, _ := strings.Cut(l, ": ")
+		header[name] = value
+	}
+	fmt.Fprintf(conn, "%s HTTP/1.1\r\n", request)
+	for name, value := range header {
+		if value != "" && name != "body" {
+			fmt.Fprintf(conn, "%s: %s\r\n", name, value)
+		}
+	}
+	fmt.Fprint(conn, "\r\n", header["body"])
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func TestHandshake(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	rooms /ws {
+		anonymous
+		origins https://app.example.com *.trusted.example
+	}
+	handle_errors {
+		respond "error {err.status_code}"
+	}
+	respond "page"
+}`)
+	for name, tc := range map[string]struct {
+		request string
+		lines   []string
+		status  int
+	}{
+		"no subprotocol":           {"GET /ws", nil, 101},
+		"our subprotocol":          {"GET /ws", []string{"Sec-WebSocket-Protocol: rooms.v1"}, 101},
+		"with a token":             {"GET /ws", []string{"Sec-WebSocket-Protocol: rooms.v1, rooms.bearer.abc"}, 101},
+		"not an upgrade":           {"GET /ws", []string{"Upgrade: "}, 200},
+		"another path":             {"GET /other", nil, 200},
+		"same origin":              {"GET /ws", []string{"Origin: http://" + c.Addr}, 101},
+		"listed origin":            {"GET /ws", []string{"Origin: https://app.example.com"}, 101},
+		"listed pattern":           {"GET /ws", []string{"Origin: http://a.trusted.example"}, 101},
+		"fail/other origin":        {"GET /ws", []string{"Origin: https://evil.example"}, 403},
+		"fail/other scheme":        {"GET /ws", []string{"Origin: http://app.example.com"}, 403},
+		"fail/null origin":         {"GET /ws", []string{"Origin: null"}, 403},
+		"fail/origin even if ours": {"GET /ws", []string{"Origin: https://evil.example", "Sec-WebSocket-Protocol: rooms.v1"}, 403},
+		"fail/other subprotocols":  {"GET /ws", []string{"Sec-WebSocket-Protocol: chat, mqtt"}, 400},
+		"fail/version":             {"GET /ws", []string{"Sec-WebSocket-Version: 8"}, 426},
+		"fail/no key":              {"GET /ws", []string{"Sec-WebSocket-Key: "}, 400},
+		"fail/bad key":             {"GET /ws", []string{"Sec-WebSocket-Key: short"}, 400},
+		"fail/method":              {"POST /ws", []string{"Content-Length: 0"}, 405},
+		"fail/body":                {"GET /ws", []string{"Content-Length: 3", "body: abc"}, 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp := upgrade(t, c.Addr, tc.request, tc.lines...)
+			if resp.StatusCode != tc.status {
+				t.Fatalf("status %d, want %d", resp.StatusCode, tc.status)
+			}
+			switch tc.status {
+			case 101:
+				want := ""
+				if strings.Contains(strings.Join(tc.lines, " "), "rooms.v1") {
+					want = "rooms.v1" // and never the token
+				}
+				if got := resp.Header.Get("Sec-WebSocket-Protocol"); got != want {
+					t.Errorf("subprotocol %q, want %q", got, want)
+				}
+			case 200:
+			default:
+				b, _ := io.ReadAll(resp.Body)
+				if string(b) != fmt.Sprintf("error %d", tc.status) {
+					t.Errorf("handle_errors was passed by: %q", b)
+				}
+			}
+		})
+	}
+	if strings.Contains(c.Log(), "rooms.bearer") {
+		t.Error("the log has the token")
+	}
+}
+
+func TestWhoIsNotAuthenticatedIsRefused(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	rooms /ws
+}`)
+	if resp := upgrade(t, c.Addr, "GET /ws"); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("status %d, want 401", resp.StatusCode)
+	}
+	// A browser can't read the status, so who offers the protocol is told in it.
+	client := roomstest.Connect(t, c.URL("/ws"), nil)
+	client.Refused("unauthorized")
+	if bye := client.Next("bye"); bye["code"] != 4001.0 || bye["reconnect_in"] != nil {
+		t.Errorf("bye = %v", bye)
+	}
+	if code := client.Closed(); code != 4001 {
+		t.Errorf("closed with %d, want 4001", code)
+	}
+}
+
+// The hash is of "secret".
+const basicAuth = `basic_auth /ws {
+		ann $2a$04$qJOZeMbzYNgKdm0Px9lqb.PH150DZdtJ1eU/VZc5mlv9FtShnu0ZW
+	}`
+
+func TestBehindBasicAuth(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	`+basicAuth+`
+	rooms /ws {
+		device {http.request.header.User-Agent}
+		auto_join user:{http.auth.user.id}
+	}
+}`)
+	if resp := upgrade(t, c.Addr, "GET /ws"); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("status %d, want 401", resp.StatusCode)
+	}
+	r, _ := http.NewRequest(http.MethodGet, "http://x", nil)
+	r.SetBasicAuth("ann", "secret")
+	r.Header.Set("User-Agent", "test/1\u0080\t")
+	client := roomstest.Dial(t, c.URL("/ws"), r.Header)
+	if client.User != "ann" {
+		t.Errorf("user %q, want ann", client.User)
+	}
+	ack := client.Next("ack")
+	if ack["room"] != "user:ann" {
+		t.Errorf("joined %v by the server, want user:ann", ack["room"])
+	}
+	member := ack["presence"].(roomstest.Object)["members"].([]any)[0].(roomstest.Object)
+	if member["device"] != "test/1" {
+		t.Errorf("device %q, want test/1", member["device"])
+	}
+}
+
+func TestBehindForwardAuth(t *testing.T) {
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if cookie, err := r.Cookie("session"); err == nil && cookie.Value == "good" {
+			w.Header().Set("X-User", "ann")
+			return
+		}
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer auth.Close()
+	c := caddytest.StartText(t, `:{$PORT} {
+	route /ws {
+		request_header -X-User
+		forward_auth `+auth.Listener.Addr().String()+` {
+			uri /auth
+			copy_headers X-User
+		}
+		rooms {
+			user {http.request.header.X-User}
+		}
+	}
+}`)
+	if resp := upgrade(t, c.Addr, "GET /ws", "X-User: mallory"); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("status %d, want 401", resp.StatusCode)
+	}
+	client := roomstest.Dial(t, c.URL("/ws"), http.Header{"Cookie": {"session=good"}, "X-User": {"mallory"}})
+	if client.User != "ann" {
+		t.Errorf("user %q, want ann", client.User)
+	}
+}
+
+func TestUserIDsThatCanNotBe(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	rooms /ws {
+		user {http.request.header.X-User}
+		anonymous
+	}
+}`)
+	for name, user := range map[string]string{
+		"like an anonymous one": "anon:cAbC",
+		"too long":              strings.Repeat("x", 257),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if resp := upgrade(t, c.Addr, "GET /ws", "X-User: "+user); resp.StatusCode != http.StatusUnauthorized {
+				t.Errorf("status %d, want 401", resp.StatusCode)
+			}
+		})
+	}
+}
+
+func TestConnectLimit(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	rooms /ws {
+		anonymous
+		limit connect {
+			on connect
+			events 2
+			window 1h
+		}
+	}
+}`)
+	for range 2 {
+		if resp := upgrade(t, c.Addr, "GET /ws"); resp.StatusCode != 101 {
+			t.Fatalf("status %d, want 101", resp.StatusCode)
+		}
+	}
+	// Also who offers the protocol gets the status: accepting would cost what the limit is to save.
+	resp := upgrade(t, c.Addr, "GET /ws", "Sec-WebSocket-Protocol: rooms.v1")
+	if resp.StatusCode != http.StatusTooManyRequests {
+		t.Fatalf("status %d, want 429", resp.StatusCode)
+	}
+	if got := resp.Header.Get("RateLimit-Policy"); got != `"connect";q=2;w=3600` {
+		t.Errorf("RateLimit-Policy: %s", got)
+	}
+	if got := resp.Header.Get("RateLimit"); !strings.HasPrefix(got, `"connect";r=0;t=`) {
+		t.Errorf("RateLimit: %s", got)
+	}
+	if got := resp.Header.Get("Retry-After"); got == "" || got == "0" {
+		t.Errorf("Retry-After: %q", got)
+	}
+}
+
+func TestMaxConnections(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	rooms /ws {
+		anonymous
+		max_connections 1
+	}
+}`)
+	roomstest.Dial(t, c.URL("/ws"), nil)
+	resp := upgrade(t, c.Addr, "GET /ws")
+	if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("status %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+	client := roomstest.Connect(t, c.URL("/ws"), nil)
+	client.Refused("unavailable")
+	if code := client.Closed(); code != 4101 {
+		t.Errorf("closed with %d, want 4101", code)
+	}
+}
+
+func TestAccessLogHasTheUpgrade(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	log
+	encode gzip
+	rooms /ws {
+		anonymous
+	}
+}`)
+	client := roomstest.Dial(t, c.URL("/ws"), nil)
+	client.Join("lobby")
+	c.WaitLog(`"status":101`)
+	if !strings.Contains(c.Log(), client.Conn) {
+		t.Error("the access log does not name the connection")
+	}
+}
