@@ -59,6 +59,10 @@ func (r *record) losses() [][]string {
 	return slices.Clone(r.lost)
 }
 
+func (r *record) hasLost(channel string) bool {
+	return slices.Contains(slices.Concat(r.losses()...), channel)
+}
+
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !f(); time.Sleep(5 * time.Millisecond) {
@@ -309,7 +313,7 @@ func TestStall(t *testing.T) {
 	})
 	server.Resume()
 	eventually(t, "up", db.Up)
-	eventually(t, "the loss", func() bool { return slices.Equal(slices.Concat(r.losses()...), []string{"late", "x"}) })
+	eventually(t, "the loss", func() bool { return r.hasLost("late") && r.hasLost("x") })
 	if err := publish(b, "late", "again"); err != nil {
 		t.Error(err)
 	}
@@ -431,7 +435,7 @@ func TestLinkWithoutAnswers(t *testing.T) {
 	b, _ := start(t, link.addr, &r, RedisOptions{ProbeInterval: 100 * time.Millisecond})
 	subscribe(t, b, "x")
 	link.mute()
-	eventually(t, "the loss", func() bool { return slices.Equal(slices.Concat(r.losses()...), []string{"x"}) })
+	eventually(t, "the loss", func() bool { return r.hasLost("x") })
 	if err := publish(b, "x", ""); err != nil {
 		t.Error(err)
 	}
@@ -446,17 +450,17 @@ func TestLinkToTheWrongServer(t *testing.T) {
 	b, _ := start(t, link.addr, &r, RedisOptions{ProbeInterval: 100 * time.Millisecond})
 	subscribe(t, b, "x")
 	link.failover(after.Addr)
-	eventually(t, "the loss", func() bool { return slices.Equal(slices.Concat(r.losses()...), []string{"x"}) })
+	eventually(t, "the loss", func() bool { return r.hasLost("x") })
 	eventually(t, "a message", func() bool { return publish(b, "x", "") == nil && len(r.received()) > 0 })
 }
 
 func TestIdleLinkIsKept(t *testing.T) {
 	server := redistest.Start(t)
 	var r record
-	b, _ := start(t, server.Addr, &r, RedisOptions{ProbeInterval: 20 * time.Millisecond})
+	b, _ := start(t, server.Addr, &r, RedisOptions{ProbeInterval: 250 * time.Millisecond})
 	subscribe(t, b, "x")
 	admin := server.Client()
-	eventually(t, "20 probes", func() bool {
+	eventually(t, "some probes", func() bool {
 		info, err := admin.Info(t.Context(), "commandstats").Result()
 		if err != nil {
 			t.Fatal(err)
@@ -464,7 +468,7 @@ func TestIdleLinkIsKept(t *testing.T) {
 		_, stat, _ := strings.Cut(info, "cmdstat_publish:calls=")
 		var n int
 		_, err = fmt.Sscanf(stat, "%d,", &n)
-		return err == nil && n >= 20
+		return err == nil && n >= 4
 	})
 	if messages, lost := r.received(), r.losses(); messages != nil || lost != nil {
 		t.Errorf("an idle bus told of messages %v and losses %v", messages, lost)
@@ -577,5 +581,18 @@ func TestSubscriptionRefused(t *testing.T) {
 	eventually(t, "the others to be subscribed", func() bool { return b.Subscribe(t.Context(), "allowed:x") == nil })
 	if err := publish(b, "other", ""); err == nil {
 		t.Error("publishing to a channel that is not allowed succeeded")
+	}
+}
+
+// Redis refuses the connection, not the messages: none of them has an error of its own.
+func TestPublishWithoutLogin(t *testing.T) {
+	server := redistest.Start(t)
+	db := redisdb.Open(redisdb.Options{Addr: server.Addr, Username: "nobody", Password: "secret"}, zap.NewNop())
+	defer db.Close()
+	b := NewRedis(db, new(record), zap.NewNop(), RedisOptions{Control: "control"})
+	b.Start()
+	defer b.Close()
+	if err := publish(b, "x", ""); !errors.Is(err, ErrDown) || !strings.Contains(err.Error(), "WRONGPASS") {
+		t.Errorf("publishing without a login: %v, want ErrDown with the reason", err)
 	}
 }

@@ -34,16 +34,15 @@ type breaker struct {
 
 	isDown     atomic.Bool   // written under mu
 	heals      atomic.Uint32 // how often Redis was taken to be up again; written under mu
-	suspicions atomic.Int32
-	since      atomic.Int64 // when the row of suspicions began, as a duration since epoch
-	epoch      time.Time
+	suspicions atomic.Int32  // in a row
 
 	mu     sync.Mutex
+	since  time.Time // when the row of suspicions began; guarded by mu
 	reason error     // of the last cut; guarded by mu
 	cutAt  time.Time // guarded by mu
 }
 
-func newBreaker() *breaker { return &breaker{wake: make(chan struct{}, 1), epoch: time.Now()} }
+func newBreaker() *breaker { return &breaker{wake: make(chan struct{}, 1)} }
 
 func (b *breaker) down() bool { return b.isDown.Load() }
 
@@ -99,18 +98,24 @@ func (b *breaker) report(ctx context.Context, err error) {
 			b.suspicions.Store(0)
 		}
 	case suspect:
-		now := time.Since(b.epoch)
-		n := b.suspicions.Add(1)
-		if n == 1 {
-			b.since.Store(int64(now))
-		}
-		if n >= suspicionsToCut && now-time.Duration(b.since.Load()) >= suspicionsOver {
+		if b.suspect() {
 			b.cut(err)
 		}
 	case unreachable:
 		b.cut(err)
 	case unknown:
 	}
+}
+
+// suspect adds a suspicion and tells whether they are enough.
+func (b *breaker) suspect() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.suspicions.Add(1)
+	if n == 1 {
+		b.since = time.Now()
+	}
+	return n >= suspicionsToCut && time.Since(b.since) >= suspicionsOver
 }
 
 type verdict int

@@ -3,7 +3,6 @@ package redisdb
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -84,23 +83,32 @@ func (w *watched) waitTold(t *testing.T, want ...bool) {
 }
 
 func TestKillAndRestart(t *testing.T) {
-	for _, size := range []int{0, 1} { // a pool of one repeats its first dial error for a while
-		t.Run(fmt.Sprint("pool ", size), func(t *testing.T) { testKillAndRestart(t, size) })
+	get := func(db *watched) error { return db.Commands().Get(context.Background(), "k").Err() }
+	publish := func(db *watched) error { return db.Publisher().Publish(context.Background(), "c", "m").Err() }
+	for _, test := range []struct {
+		name     string
+		poolSize int
+		notice   func(db *watched) error
+	}{
+		{"noticed by a command", 0, get},
+		{"noticed by a publish", 0, publish},
+		// A pool of one repeats its first failure to dial for a while.
+		{"noticed by a command, pool of one", 1, get},
+		{"noticed by a publish, pool of one", 1, publish},
+	} {
+		t.Run(test.name, func(t *testing.T) { testKillAndRestart(t, test.poolSize, test.notice) })
 	}
 }
 
-func testKillAndRestart(t *testing.T, poolSize int) {
+func testKillAndRestart(t *testing.T, poolSize int, notice func(db *watched) error) {
 	server := redistest.Start(t)
 	db := start(t, Options{Addr: server.Addr, PoolSize: poolSize})
 	db.waitTold(t, true)
-	if err := db.Commands().Set(t.Context(), "k", "v", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
 
 	server.Kill()
 	// Either the first of these is refused, or the monitor was faster.
 	for range 2 {
-		if err := db.Commands().Get(t.Context(), "k").Err(); err == nil {
+		if err := notice(db); err == nil {
 			t.Fatal("a command succeeded without Redis")
 		}
 	}
@@ -184,6 +192,14 @@ func TestStalledWhileIdle(t *testing.T) {
 	if err := db.Commands().Get(t.Context(), "k").Err(); !errors.Is(err, redis.Nil) {
 		t.Errorf("command after the stall: %v, want redis.Nil", err)
 	}
+}
+
+func TestPingEndsSuspicions(t *testing.T) {
+	server := redistest.Start(t)
+	db := start(t, Options{Addr: server.Addr})
+	db.waitTold(t, true)
+	db.breaker.suspect()
+	eventually(t, "a ping to clear the suspicion", func() bool { return db.breaker.suspicions.Load() == 0 })
 }
 
 // Commands that can't be written are no use, though a replica answers pings.

@@ -67,8 +67,11 @@ func (m *monitor) step(ctx context.Context) {
 				return
 			}
 			b.cut(err)
-		} else if !m.told {
-			m.tell(true, zap.String("address", m.db.opts.Redacted()))
+		} else {
+			b.report(ctx, nil) // old suspicions must not add up while nobody else calls
+			if !m.told {
+				m.tell(true, zap.String("address", m.db.opts.Redacted()))
+			}
 		}
 	} else if m.told && !m.toldUp {
 		if m.test(ctx) == nil {
