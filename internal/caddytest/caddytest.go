@@ -144,7 +144,7 @@ func (c *Caddy) Wait(what string, done func() bool) {
 		if time.Now().After(deadline) {
 			c.t.Fatalf("waited in vain for %s", what)
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 }
 

@@ -109,7 +109,7 @@ func (h *house) waitFor(what string, done func() bool) {
 		if time.Now().After(deadline) {
 			h.t.Fatalf("waited in vain for %s", what)
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 }
 
