@@ -70,6 +70,7 @@ type Redis struct {
 	// The writer's own.
 
 	generation int       // of names
+	begun      time.Time // when the present name was registered
 	w          int64     // the write counter that Redis has
 	renewed    time.Time // when the last good renewal of the lease was sent
 	nextBeat   time.Time
@@ -162,6 +163,7 @@ func (s *Redis) online(c *conn) *op {
 	u := s.users[c.User]
 	return s.push(&op{
 		script: onlineScript,
+		about:  s.keys.user(c.User),
 		keys:   s.userKeys(c.User),
 		args:   []any{s.iid, c.ID, c.User, c.Device, u.status, u.statusVer},
 		reply: func(res []any) {
@@ -183,7 +185,12 @@ func (s *Redis) offline(c *conn) {
 	if s.users[c.User] != nil {
 		more = 1
 	}
-	s.push(&op{script: offlineScript, keys: s.userKeys(c.User), args: []any{s.iid, c.ID, c.User, more}})
+	s.push(&op{
+		script: offlineScript,
+		about:  s.keys.user(c.User),
+		keys:   s.userKeys(c.User),
+		args:   []any{s.iid, c.ID, c.User, more},
+	})
 }
 
 func (s *Redis) userKeys(user string) []string {
@@ -214,6 +221,7 @@ func (s *Redis) SetStatus(ctx context.Context, user, status string) (degraded bo
 func (s *Redis) pushStatus(user, status string) *op {
 	return s.push(&op{
 		script: statusScript,
+		about:  s.keys.user(user),
 		keys:   []string{s.keys.counters(), s.keys.user(user)},
 		args:   []any{s.iid, s.UsersChannel(), user, status},
 		lost:   func() { s.keepStatus(user, status) },
@@ -365,6 +373,7 @@ func (s *Redis) retire(ctx context.Context, hold time.Duration) error {
 	iid := s.iid
 	o := s.push(&op{
 		script: retireScript,
+		about:  s.keys.leases(),
 		keys:   []string{s.keys.leases(), s.keys.counters(), s.keys.reasons()},
 		args:   []any{iid, max(hold, 0).Milliseconds(), string(ReasonTimeout)},
 		reads:  true,

@@ -55,6 +55,10 @@ func (s *Redis) begin() bool {
 	if len(stale) > 0 {
 		announce = s.UsersChannel()
 	}
+	if err := s.loadScripts(); err != nil {
+		s.warn(err)
+		return false
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	sent := time.Now()
@@ -63,7 +67,7 @@ func (s *Redis) begin() bool {
 		s.warn(err)
 		return false
 	}
-	s.w, s.renewed, s.nextBeat = 1, sent, time.Now().Add(s.interval())
+	s.w, s.begun, s.renewed, s.nextBeat = 1, sent, sent, sent.Add(s.interval())
 
 	s.mu.Lock()
 	if s.closed {

@@ -63,8 +63,12 @@ func (p *pump) run() {
 			return
 		default:
 		}
-		msg, err := p.sub.ReceiveTimeout(context.Background(), 50*time.Millisecond)
-		if err != nil {
+		msg, err := p.sub.Receive(context.Background())
+		if err != nil { // the next call connects again
+			select {
+			case <-p.stop:
+			case <-time.After(20 * time.Millisecond):
+			}
 			continue
 		}
 		switch msg := msg.(type) {
@@ -103,8 +107,8 @@ func (p *pump) setMute(mute bool) {
 
 func (p *pump) close() {
 	close(p.stop)
-	<-p.done
 	_ = p.sub.Close()
+	<-p.done
 }
 
 // cluster is stores on one Redis, each with a client and a pump of its own.
@@ -150,7 +154,7 @@ func startCluster(t *testing.T, server *redistest.Server, n int, opts Options) *
 func (c *cluster) add(opts Options) *Redis {
 	opts.Prefix = c.prefix
 	if opts.Logger == nil {
-		opts.Logger = zaptest.NewLogger(c.t, zaptest.Level(zap.ErrorLevel))
+		opts.Logger = zaptest.NewLogger(c.t, zaptest.Level(zap.WarnLevel))
 	}
 	client := redis.NewClient(&redis.Options{
 		Addr: c.server.Addr, MaxRetries: -1, ContextTimeoutEnabled: true, DialTimeout: time.Second,

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -33,6 +34,7 @@ type op struct {
 	script *redis.Script
 	keys   []string
 	args   []any
+	about  string          // operations about the same thing must not change places
 	reads  bool            // it does not count as a write
 	reply  func(res []any) // called by the writer with the reply, before done
 	lost   func()          // called when it is unknown whether Redis has it
@@ -99,6 +101,8 @@ func (s *Redis) wait(ctx context.Context, o *op) error {
 		return o.err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.ctx.Done():
+		return ErrClosed
 	}
 }
 
@@ -114,7 +118,7 @@ func (s *Redis) change(r *room, c change) *op {
 	o := r.stream.last
 	if o == nil || o.taken || len(o.changes) == maxBatch {
 		s.batch++
-		o = s.push(&op{script: changeScript, room: r, batch: s.batch})
+		o = s.push(&op{script: changeScript, about: s.keys.members(r.name), room: r, batch: s.batch})
 		r.stream.last = o
 		if !r.local {
 			r.stream.unseen = append(r.stream.unseen, o)
@@ -136,13 +140,14 @@ func (s *Redis) beat() *op {
 			args = append(args, user)
 		}
 		s.touched = s.touched[n:]
-		s.push(&op{script: touchScript, keys: []string{s.keys.counters(), s.keys.seen()}, args: args})
+		s.push(&op{script: touchScript, about: s.keys.seen(), keys: []string{s.keys.counters(), s.keys.seen()}, args: args})
 	}
 	s.touched = nil
 	s.beats++
 	n := s.beats
 	s.lastBeat = s.push(&op{
 		script: heartbeatScript,
+		about:  s.keys.leases(),
 		keys:   []string{s.keys.leases(), s.keys.counters()},
 		args:   []any{s.iid, s.ttl.Milliseconds()},
 		reads:  true,
@@ -188,6 +193,9 @@ func (s *Redis) writeLoop() (panicked bool) {
 		}
 		if err := s.writeSome(); err != nil {
 			s.lose(err)
+			if time.Since(s.begun) < retryAfter {
+				s.sleep(s.ctx, retryAfter)
+			}
 		}
 	}
 	return false
@@ -228,7 +236,7 @@ func (s *Redis) writeSome() error {
 	return nil
 }
 
-// send runs ops in one pipeline and again those whose script Redis did not have.
+// send runs ops in one pipeline, and those whose script Redis did not have once more.
 func (s *Redis) send(ops []*op) error {
 	s.inflight = ops
 	for _, o := range ops {
@@ -236,41 +244,60 @@ func (s *Redis) send(ops []*op) error {
 			o.keys, o.args = s.changeArgs(o)
 		}
 	}
-	eval := (*redis.Script).EvalSha
-	for len(s.inflight) > 0 {
-		sent := time.Now()
-		ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
-		pipe := s.client.Pipeline()
-		cmds := make([]*redis.Cmd, len(s.inflight))
-		for i, o := range s.inflight {
-			cmds[i] = eval(o.script, ctx, pipe, o.keys, o.args...)
-		}
-		_, _ = pipe.Exec(ctx) // every command has its own error
-		cancel()
-		var again []*op
-		for _, cmd := range cmds {
-			o := s.inflight[0]
-			res, err := cmd.Slice()
-			switch {
-			case err != nil && redis.HasErrorPrefix(err, "NOSCRIPT"):
-				again = append(again, o)
-			case err != nil:
-				s.inflight = append(again, s.inflight...)
-				return fmt.Errorf("presence: writing to Redis: %w", err)
-			case len(again) > 0:
-				s.inflight = append(again, s.inflight...)
-				return errReordered
-			default:
-				if err := s.answered(o, res, sent); err != nil {
-					return err
-				}
-			}
-			s.inflight = s.inflight[1:]
+	for {
+		again, err := s.sendOnce()
+		if err != nil || len(again) == 0 {
+			return err
 		}
 		s.inflight = again
-		eval = (*redis.Script).Eval // which leaves the script in Redis, on whichever server the key is
+		if err := s.loadScripts(); err != nil {
+			return err
+		}
 	}
-	s.inflight = nil
+}
+
+// sendOnce runs what is in flight, and returns what must run again. After an error, in flight is what failed and what comes after.
+func (s *Redis) sendOnce() (again []*op, err error) {
+	sent := time.Now()
+	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+	defer cancel()
+	pipe := s.client.Pipeline()
+	cmds := make([]*redis.Cmd, len(s.inflight))
+	for i, o := range s.inflight {
+		cmds[i] = o.script.EvalSha(ctx, pipe, o.keys, o.args...)
+	}
+	_, _ = pipe.Exec(ctx) // every command has its own error
+	for _, cmd := range cmds {
+		o := s.inflight[0]
+		res, err := cmd.Slice()
+		switch {
+		case err != nil && redis.HasErrorPrefix(err, "NOSCRIPT"):
+			again = append(again, o)
+			err = nil
+		case err != nil:
+			err = fmt.Errorf("presence: writing to Redis: %w", err)
+		case slices.ContainsFunc(again, func(a *op) bool { return a.about == o.about }):
+			err = errReordered
+		default:
+			err = s.answered(o, res, sent)
+		}
+		if err != nil {
+			s.inflight = append(again, s.inflight...)
+			return nil, err
+		}
+		s.inflight = s.inflight[1:]
+	}
+	return again, nil
+}
+
+func (s *Redis) loadScripts() error {
+	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+	defer cancel()
+	for _, script := range allScripts {
+		if err := script.Load(ctx, s.client).Err(); err != nil {
+			return fmt.Errorf("presence: loading scripts into Redis: %w", err)
+		}
+	}
 	return nil
 }
 

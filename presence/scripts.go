@@ -26,12 +26,17 @@ var (
 	reapEnd         = load("reap_end")
 )
 
+// allScripts is filled by load.
+var allScripts []*redis.Script
+
 func load(name string) *redis.Script {
 	source, err := scriptFiles.ReadFile("scripts/" + name + ".lua")
 	if err != nil {
 		panic(err) // embedded at build time
 	}
-	return redis.NewScript(string(source))
+	script := redis.NewScript(string(source))
+	allScripts = append(allScripts, script)
+	return script
 }
 
 // keys names the keys and channels under a prefix.

@@ -409,10 +409,10 @@ func testStatusEverywhere(t *testing.T, s *site) {
 	s.join(0, "r2", "a3", State{Status: "away"})
 	s.expect("r3", "join ann busy {}")
 	s.expect("r2", "join ann online {}", "update ann busy {}", "update ann away {}")
-	users, _, err := s.store(0).Online(t.Context(), "", 10)
-	if err != nil || len(users) != 1 || users[0].Status != "busy" {
-		t.Errorf("Online: %+v, %v", users, err)
-	}
+	eventually(t, "only ann is online, and busy", func() bool {
+		users, _, err := s.store(0).Online(t.Context(), "", 10)
+		return err == nil && len(users) == 1 && users[0].Status == "busy"
+	})
 }
 
 func testStatusForgotten(t *testing.T, s *site) {
@@ -588,7 +588,9 @@ func testCloseRoom(t *testing.T, s *site) {
 	}
 	s.open(0, "r")
 	s.connect(0, "d", "u")
+	s.recorder(0).mu.Lock()
 	before := s.recorder(0).pseq["r"]
+	s.recorder(0).mu.Unlock()
 	if snap := s.join(0, "r", "d", State{}); snap.Count != 1 || snap.PSeq <= before {
 		t.Errorf("open again, pseq was %d: %+v", before, snap)
 	}
