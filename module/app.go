@@ -33,7 +33,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.redis, a.count = make(map[string]redisIdentity), make(map[string]int)
 	events, err := ctx.App("events")
 	if err != nil {
-		return fmt.Errorf("getting events app: %v", err)
+		return fmt.Errorf("getting events app: %w", err)
 	}
 	// Start would be too early: another app may still fail to start, and then the old configuration goes on.
 	return events.(*caddyevents.App).On("started", a)

@@ -51,7 +51,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	appModule, err := ctx.App("rooms")
 	if err != nil {
-		return fmt.Errorf("getting rooms app: %v", err)
+		return fmt.Errorf("getting rooms app: %w", err)
 	}
 	key := hubKey{name: h.Hub, redis: redis.identity()}
 	ordinal, err := appModule.(*App).add(h, key)
@@ -60,7 +60,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	shared, err := loadHub(key, redis, h, h.logger)
 	if err != nil {
-		return fmt.Errorf("opening hub %q: %v", h.Hub, err)
+		return fmt.Errorf("opening hub %q: %w", h.Hub, err)
 	}
 	h.key, h.hub = &key, shared
 	h.endpoint = shared.Endpoint(ordinal)

@@ -104,7 +104,7 @@ func (s *sharedHub) close() error {
 	err := s.Close(ctx)
 	for _, c := range s.closers() {
 		if e := c(); e != nil && err == nil {
-			err = fmt.Errorf("closing hub: %v", e)
+			err = fmt.Errorf("closing hub: %w", e)
 		}
 	}
 	return err

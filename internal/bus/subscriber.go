@@ -86,7 +86,7 @@ func (s *subscriber) serve(ctx context.Context, reconnected bool) (restored bool
 	conn := s.db.Subscriber().Subscribe(ctx)
 	var reading sync.WaitGroup
 	defer reading.Wait()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it is given up either way
 	if err := conn.Subscribe(ctx, s.control); err != nil {
 		return false, fmt.Errorf("connecting: %w", err)
 	}

@@ -166,6 +166,7 @@ func (r *Request) check() *Error {
 		if r.Status == "" && r.State == nil {
 			return &Error{BadRequest, `"status" is missing`}
 		}
+	case Heartbeat, Ping: // about nothing
 	}
 	if len(r.State) > MaxState {
 		return &Error{TooLarge, `"state" is longer than 2048 bytes`}
