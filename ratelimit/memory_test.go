@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,6 +48,54 @@ func TestMemoryForgetsIdleKeys(t *testing.T) {
 				t.Error("the sweep forgot an event that counts")
 			}
 		})
+	}
+}
+
+// Forgetting an idle key changes no decision.
+func TestIdleMeansAsNew(t *testing.T) {
+	for _, l := range limits() {
+		t.Run(l.Name, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(5, uint64(l.Events)))
+			st, idle := newState(l.Algorithm), 0
+			// Fewer events than the limit allows, so that there are pauses.
+			sparse := Limit{Events: l.Events, Window: 8 * l.Window}
+			for _, at := range arrivals(random, 1000, sparse) {
+				wasIdle := st.idle(l, at)
+				got := st.take(l, at)
+				if !wasIdle {
+					continue
+				}
+				idle++
+				if want := newState(l.Algorithm).take(l, at); got != want {
+					t.Fatalf("at %s: idle, but decides %+v, want %+v", at, got, want)
+				}
+			}
+			if idle == 0 {
+				t.Error("never idle")
+			}
+		})
+	}
+}
+
+func TestEventLogGrowsInOrder(t *testing.T) {
+	l := Limit{Events: 100, Window: time.Minute, Algorithm: SlidingLog}
+	var e eventLog
+	for i := range 8 {
+		e.take(l, time.Duration(i)*time.Second)
+	}
+	for i := range 20 { // the oldest four are over, then the ring grows twice
+		e.take(l, time.Minute+3*time.Second+time.Duration(i)*time.Millisecond)
+	}
+	if e.count != 24 {
+		t.Fatalf("%d events, want 24", e.count)
+	}
+	for i := 1; i < e.count; i++ {
+		if e.at(i) < e.at(i-1) {
+			t.Fatalf("event %d at %s, the one before it at %s", i, e.at(i), e.at(i-1))
+		}
+	}
+	if e.at(0) != 4*time.Second {
+		t.Errorf("the oldest event is of %s, want 4s", e.at(0))
 	}
 }
 

@@ -38,8 +38,8 @@ type RedisOptions struct {
 // so it runs on a cluster as well, and only the clock of Redis counts.
 //
 // What Redis has said about a key that has nothing left holds until the time that it named, because others can only push
-// that time later: such events are denied in the process. A flood costs one call for each event that is allowed. (Whoever
-// deletes a key in Redis to let somebody in again is heard by the processes that never denied it, and by others at that time.)
+// that time later: such events are denied in the process. A flood costs one call for each event that is allowed. Deleting
+// a key in Redis lets somebody in at once only through processes that have not denied him yet.
 type Redis struct {
 	client  redis.UniversalClient
 	prefix  string

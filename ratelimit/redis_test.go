@@ -327,6 +327,22 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
+func TestASuccessEndsAnOutage(t *testing.T) {
+	r := NewRedis(newClient(t, redistest.Start(t)), patient)
+	now := time.Duration(0)
+	r.now = func() time.Duration { return now }
+	l := Limit{Name: "n", Events: 10, Window: time.Hour, Algorithm: GCRA}
+	for range breakAfter {
+		r.breaker.failed(now)
+	}
+	if _, err := r.Allow(t.Context(), l, "key"); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("error %v, want %v", err, ErrUnavailable)
+	}
+	now = breakFor
+	mustAllow(t, r, l, "key")
+	mustAllow(t, r, l, "key")
+}
+
 func TestACallerWhoGivesUpIsNoOutage(t *testing.T) {
 	r := NewRedis(newClient(t, redistest.Start(t)), patient)
 	l := Limit{Name: "n", Events: 1, Window: time.Hour, Algorithm: GCRA}
@@ -373,4 +389,24 @@ func TestRedisTimeout(t *testing.T) {
 func isTimeout(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+func BenchmarkRedis(b *testing.B) {
+	r := NewRedis(newClient(b, redistest.Start(b)), patient)
+	for _, a := range Algorithms {
+		b.Run(string(a)+"/allowed", func(b *testing.B) {
+			l := Limit{Name: "allowed", Events: 10_000, Window: MinWindow, Algorithm: a}
+			b.ReportAllocs()
+			for b.Loop() {
+				mustAllow(b, r, l, "key")
+			}
+		})
+	}
+	b.Run("denied", func(b *testing.B) {
+		l := Limit{Name: "denied", Events: 1, Window: time.Hour, Algorithm: SlidingCounter}
+		b.ReportAllocs()
+		for b.Loop() {
+			mustAllow(b, r, l, "key")
+		}
+	})
 }
