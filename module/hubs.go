@@ -2,7 +2,8 @@ package module
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -49,8 +50,8 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 	s := &sharedHub{logger: logger, local: ratelimit.NewMemory()}
 	opts := hub.Options{Node: hub.NewNodeID(), Logger: logger, Timeout: time.Second}
 	if redis == nil {
-		opts.Open = func(o presence.Observer, _ bus.Receiver) (hub.Backend, error) {
-			return hub.Backend{Store: presence.NewMemory(presence.Options{Logger: logger}, o), Bus: bus.Local{}}, nil
+		opts.Open = func(o presence.Observer, _ bus.Receiver) hub.Backend {
+			return hub.Backend{Store: presence.NewMemory(presence.Options{Logger: logger}, o), Bus: bus.Local{}}
 		}
 		s.Hub = hub.New(opts)
 		return s
@@ -58,7 +59,7 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 	opts.Base, opts.Timeout = redisdb.Base(redis.prefix, name), redis.options.Timeout
 	s.db = redisdb.Open(redis.options, logger.Named("redis"))
 	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
-	opts.Open = func(o presence.Observer, r bus.Receiver) (hub.Backend, error) {
+	opts.Open = func(o presence.Observer, r bus.Receiver) hub.Backend {
 		s.db.Start()
 		store := presence.NewRedis(s.db.Commands(), presence.Options{
 			Prefix: opts.Base, Node: opts.Node, TTL: ttl, Timeout: opts.Timeout, Logger: logger.Named("presence"),
@@ -66,7 +67,7 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 		b := bus.NewRedis(s.db, r, logger.Named("bus"), bus.RedisOptions{Control: redisdb.ControlChannel(opts.Base, opts.Node)})
 		b.Start()
 		store.Start()
-		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true}, nil
+		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true}
 	}
 	s.Hub = hub.New(opts)
 	return s
@@ -91,6 +92,11 @@ func (s *sharedHub) Destruct() error {
 		return s.close()
 	}
 	go func() {
+		defer func() {
+			if r := recover(); r != nil {
+				s.logger.Error("panic while closing hub", zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
+			}
+		}()
 		if err := s.close(); err != nil {
 			s.logger.Error("closing hub", zap.Error(err))
 		}
@@ -101,20 +107,9 @@ func (s *sharedHub) Destruct() error {
 func (s *sharedHub) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.DrainWindow()+closeMargin)
 	defer cancel()
-	err := s.Close(ctx)
-	for _, c := range s.closers() {
-		if e := c(); e != nil && err == nil {
-			err = fmt.Errorf("closing hub: %w", e)
-		}
+	err := errors.Join(s.Close(ctx), s.local.Close())
+	if s.db != nil {
+		err = errors.Join(err, s.cluster.Close(), s.db.Close())
 	}
 	return err
-}
-
-// closers are what is closed after the hub, in this order.
-func (s *sharedHub) closers() []func() error {
-	all := []func() error{s.local.Close}
-	if s.db != nil {
-		all = append(all, s.cluster.Close, s.db.Close)
-	}
-	return all
 }

@@ -31,8 +31,8 @@ type Options struct {
 	Timeout time.Duration // the longest wait for a shared store
 	Logger  *zap.Logger
 
-	// Open makes the store and the bus and starts them. It is called once, when the hub starts.
-	Open func(presence.Observer, bus.Receiver) (Backend, error)
+	// Open makes the store and the bus and starts them. It is called once, when the hub starts, and waits for nobody.
+	Open func(presence.Observer, bus.Receiver) Backend
 }
 
 // Backend is where a hub's state lives besides its own memory.
@@ -43,8 +43,6 @@ type Backend struct {
 	Shared bool
 	// Feed takes what the bus brings for a shared store; nil for one in memory.
 	Feed Feed
-	// Close frees what lies beneath the store and the bus, after both were closed.
-	Close func() error
 }
 
 // Feed is the receiving side of a shared presence store.
@@ -62,9 +60,8 @@ type Hub struct {
 	pool    *ws.Pool
 
 	started  sync.Once
-	startErr error
 	running  atomic.Bool
-	draining atomic.Bool
+	draining atomic.Bool  // set with mu locked
 	open     atomic.Int64 // sessions admitted and not ended
 	sessions sync.Map     // connection id -> *Session
 	ended    sync.WaitGroup
@@ -102,10 +99,7 @@ func (h *Hub) start(p *Policy) {
 	h.linger.Store(int64(unsubscribeAfter + p.Grace))
 	h.started.Do(func() {
 		h.pool = ws.NewPool(h.logger, p.Ping)
-		if h.backend, h.startErr = h.opts.Open(h, h); h.startErr != nil {
-			h.logger.Error("opening hub", zap.Error(h.startErr))
-			return
-		}
+		h.backend = h.opts.Open(h, h)
 		h.running.Store(true)
 		if h.backend.Shared {
 			go h.subscribeUsers()
@@ -127,10 +121,10 @@ func (h *Hub) subscribeUsers() {
 // Close gives every connection a notice and a close frame, spread over the longest drain of the endpoints, waits until
 // they are gone, then gives up presence and closes the backend. ctx bounds all of it.
 func (h *Hub) Close(ctx context.Context) error {
-	if h.draining.Swap(true) || !h.running.Load() {
-		if h.pool != nil && !h.running.Load() {
-			h.pool.Close()
-		}
+	h.mu.Lock()
+	closed := h.draining.Swap(true)
+	h.mu.Unlock()
+	if closed || !h.running.Load() {
 		return nil
 	}
 	h.drain(ctx, h.DrainWindow())
@@ -142,9 +136,6 @@ func (h *Hub) Close(ctx context.Context) error {
 	h.mu.Unlock()
 	err := errors.Join(h.backend.Store.Close(ctx, h.grace()), h.backend.Bus.Close())
 	h.pool.Close()
-	if h.backend.Close != nil {
-		err = errors.Join(err, h.backend.Close())
-	}
 	return err
 }
 
@@ -169,6 +160,7 @@ func (h *Hub) drain(ctx context.Context, window time.Duration) {
 
 // closeSpread asks the chosen clients to come again, spread over window, the rest at once when ctx ends.
 func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func(*Session) bool) {
+	defer h.recovered(nil)
 	var open []*Session
 	h.sessions.Range(func(_, v any) bool {
 		if s := v.(*Session); chosen(s) {
@@ -214,9 +206,6 @@ func (h *Hub) grace() time.Duration {
 	}
 	return grace
 }
-
-// Draining tells whether the hub takes no more connections.
-func (h *Hub) Draining() bool { return h.draining.Load() }
 
 // Connections returns how many connections are open.
 func (h *Hub) Connections() int { return int(h.open.Load()) }

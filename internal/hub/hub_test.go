@@ -65,8 +65,8 @@ func open(t *testing.T, change func(*Policy)) *house {
 	h := &house{t: t, bus: &recordingBus{}}
 	h.Hub = New(Options{
 		Node: "n1", Base: "rooms:{test}", Timeout: 10 * time.Second, Logger: zap.NewNop(),
-		Open: func(o presence.Observer, _ bus.Receiver) (Backend, error) {
-			return Backend{Store: presence.NewMemory(presence.Options{}, o), Bus: h.bus, Shared: true}, nil
+		Open: func(o presence.Observer, _ bus.Receiver) Backend {
+			return Backend{Store: presence.NewMemory(presence.Options{}, o), Bus: h.bus, Shared: true}
 		},
 	})
 	h.endpoint = h.Endpoint(0)

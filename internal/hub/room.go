@@ -105,6 +105,7 @@ func (r *room) exit() {
 // giveUp forgets a room that nobody has entered since.
 func (r *room) giveUp() {
 	h := r.hub
+	defer h.recovered(nil)
 	h.mu.Lock()
 	if r.refs > 0 || r.closed != nil || h.draining.Load() {
 		h.mu.Unlock()
@@ -219,6 +220,7 @@ func (h *Hub) PresenceChanged(name string, c presence.Change) {
 	case len(f.pending) > 1: // the timer runs
 	case f.timer == nil:
 		f.timer = time.AfterFunc(wait, func() {
+			defer h.recovered(nil)
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.tell()

@@ -67,22 +67,26 @@ func (e *Endpoint) Accepting() bool {
 	return e.policy.Load() != nil && e.hub.running.Load() && !e.hub.draining.Load()
 }
 
-// Admit counts a connection in, which Accept must get next, or returns false when there are too many. Who was counted in and is not
-// accepted is counted out with Dismiss.
+// Admit counts a connection in, which Accept must get next, or returns false when there are too many.
 func (e *Endpoint) Admit() bool {
-	most := e.policy.Load().MaxConnections
-	if n := e.hub.open.Add(1); most >= 0 && n > int64(most) {
-		e.hub.open.Add(-1)
+	h, most := e.hub, e.policy.Load().MaxConnections
+	h.mu.RLock() // so that a drain either sees it counted or refuses it
+	defer h.mu.RUnlock()
+	if h.draining.Load() {
 		return false
 	}
-	e.hub.ended.Add(1)
+	if n := h.open.Add(1); most >= 0 && n > int64(most) {
+		h.open.Add(-1)
+		return false
+	}
+	h.ended.Add(1)
 	return true
 }
 
-// Dismiss counts a connection out.
-func (e *Endpoint) Dismiss() {
-	e.hub.open.Add(-1)
-	e.hub.ended.Done()
+// dismiss counts a connection out.
+func (h *Hub) dismiss() {
+	h.open.Add(-1)
+	h.ended.Done()
 }
 
 // Accept upgrades the request of a client that was counted in with Admit and takes it into the hub. It returns at once; the session ends by
@@ -97,7 +101,7 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) erro
 	}
 	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, s)
 	if err != nil {
-		e.Dismiss()
+		e.hub.dismiss()
 		return err
 	}
 	s.conn = conn
@@ -135,6 +139,9 @@ func (s *Session) run(autoJoin []string) {
 	code := 0
 	defer func() { s.end(code) }()
 	s.welcome()
+	if s.hub.draining.Load() {
+		s.close(wire.CloseRestart, "restart", false) // it came in too late to be closed with the others
+	}
 	ctx, cancel := s.hub.context()
 	_, _, err := s.hub.backend.Store.Connect(ctx, presence.Conn{ID: s.id, User: s.user, Device: s.device})
 	cancel()
@@ -180,7 +187,10 @@ func (s *Session) startAge() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.dropped {
-		s.age = time.AfterFunc(most, func() { s.close(wire.CloseRestart, "max_connection_age", false) })
+		s.age = time.AfterFunc(most, func() {
+			defer s.hub.recovered(s.conn)
+			s.close(wire.CloseRestart, "max_connection_age", false)
+		})
 	}
 }
 
@@ -252,17 +262,14 @@ func (s *Session) end(peerCode int) {
 	s.mu.Lock()
 	code := s.code
 	s.mu.Unlock()
-	if code == 0 {
-		code = peerCode
-	}
 	hold, reason := s.endpoint.Policy().Grace, presence.ReasonTimeout
 	switch {
-	case code == wire.CloseNormal:
-		hold, reason = 0, presence.ReasonLeft
-	case code == wire.CloseGoingAway:
-		hold = min(hold, goingAwayHold)
-	case code >= 4000 && code < 4100:
+	case code != 0 && !wire.MayReconnect(code):
 		hold, reason = 0, presence.ReasonKicked
+	case code == 0 && peerCode == wire.CloseNormal:
+		hold, reason = 0, presence.ReasonLeft
+	case code == 0 && peerCode == wire.CloseGoingAway:
+		hold = min(hold, goingAwayHold)
 	}
 	if s.anonymous {
 		hold = 0 // its id is of this connection: it can't come back
@@ -274,7 +281,7 @@ func (s *Session) end(peerCode int) {
 	for _, m := range s.rooms {
 		m.room.exit()
 	}
-	s.endpoint.Dismiss()
+	s.hub.dismiss()
 }
 
 // Silent implements ws.Owner.
