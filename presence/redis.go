@@ -52,20 +52,21 @@ type Redis struct {
 	doubt    error    // why the writer shall start over; nothing is queued any more
 	stale    []string // former names whose rows may still be there
 	queue    []*op
-	queued   int                // changes and other operations in queue
-	pushing  bool               // the queue holds everything of this instance, so its length says nothing
-	batch    uint64             // number of the latest batch of changes, over all names
-	acked    uint64             // number of the latest batch that Redis has answered
-	beats    uint64             // number of the latest heartbeat that was queued
-	beaten   uint64             // number of the latest heartbeat that went well
-	lastBeat *op                // the latest heartbeat that was queued
-	touched  []string           // users to mark as active
-	unsent   map[string]string  // explicit statuses set while Redis was out of reach, by user
-	opens    []job              // replicas to read for the first time
-	rereads  []job              // replicas to read again
-	reaping  map[string]bool    // dead instances that this one is removing
-	warned   bool               // that Redis is out of reach, since it was last shared
-	endLife  context.CancelFunc // ends the healing that the present name began
+	queued   int                     // changes and other operations in queue
+	pushing  bool                    // the queue holds everything of this instance, so its length says nothing
+	batch    uint64                  // number of the latest batch of changes, over all names
+	acked    uint64                  // number of the latest batch that Redis has answered
+	beats    uint64                  // number of the latest heartbeat that was queued
+	beaten   uint64                  // number of the latest heartbeat that went well
+	lastBeat *op                     // the latest heartbeat that was queued
+	touched  []string                // users to mark as active
+	statuses uint64                  // number of the latest explicit status that was set here
+	unsent   map[string]unsentStatus // by user
+	opens    []job                   // replicas to read for the first time
+	rereads  []job                   // replicas to read again
+	reaping  map[string]bool         // dead instances that this one is removing
+	warned   bool                    // that Redis is out of reach, since it was last shared
+	endLife  context.CancelFunc      // ends the healing that the present name began
 
 	// The writer's own.
 
@@ -98,7 +99,7 @@ func NewRedis(client redis.UniversalClient, opts Options, o Observer) *Redis {
 		ttl:     opts.TTL,
 		timeout: opts.Timeout,
 		wake:    make(chan struct{}, 1),
-		unsent:  map[string]string{},
+		unsent:  map[string]unsentStatus{},
 		reaping: map[string]bool{},
 		endLife: func() {},
 	}
@@ -207,32 +208,44 @@ func (s *Redis) SetStatus(ctx context.Context, user, status string) (degraded bo
 		s.mu.Unlock()
 		return false, ErrClosed
 	}
+	s.statuses++
 	if s.writable() {
 		o := s.pushStatus(user, status)
 		s.mu.Unlock()
 		return s.wait(ctx, o) != nil, nil
 	}
+	n := s.statuses
 	s.mu.Unlock()
-	s.keepStatus(user, status)
+	s.keepStatus(user, status, n)
 	return true, nil
 }
 
 // pushStatus queues an explicit status. base.mu is held.
 func (s *Redis) pushStatus(user, status string) *op {
+	n := s.statuses
 	return s.push(&op{
 		script: statusScript,
 		about:  s.keys.user(user),
 		keys:   []string{s.keys.counters(), s.keys.user(user)},
 		args:   []any{s.iid, s.UsersChannel(), user, status},
-		lost:   func() { s.keepStatus(user, status) },
+		lost:   func() { s.keepStatus(user, status, n) },
 	})
 }
 
-// keepStatus sets an explicit status on this instance, and for all when Redis is back.
-func (s *Redis) keepStatus(user, status string) {
+// unsentStatus is an explicit status for which Redis was out of reach.
+type unsentStatus struct {
+	status string
+	n      uint64 // its number
+}
+
+// keepStatus sets explicit status number n on this instance, and for all when Redis is back, unless a later one is kept.
+func (s *Redis) keepStatus(user, status string, n uint64) {
 	s.mu.Lock()
-	if len(s.unsent) < maxQueue {
-		s.unsent[user] = status
+	if old, ok := s.unsent[user]; ok && old.n > n {
+		s.mu.Unlock()
+		return
+	} else if ok || len(s.unsent) < maxQueue {
+		s.unsent[user] = unsentStatus{status, n}
 	}
 	var ver uint64
 	if u := s.users[user]; u != nil {

@@ -550,3 +550,43 @@ func (c *cluster) churn(w int, rooms []string) {
 		cancel()
 	}
 }
+
+// TestRedisOverflow has more wait for a Redis that stalls than is worth keeping.
+func TestRedisOverflow(t *testing.T) {
+	server := redistest.Start(t)
+	c := startCluster(t, server, 2, Options{Timeout: 10 * time.Second})
+	c.openAll("r")
+	c.view("r")
+	c.fill(0, "r", 3)
+	c.consistent("r", 0, 1)
+	server.Stall()
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := c.nodes[0]
+	for n := range maxQueue + 2*maxPipeline + 2 {
+		if _, err := s.SetStatus(done, "r-s0-000", fmt.Sprint("s", n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !s.Degraded() {
+		t.Error("nothing was given up")
+	}
+	s.mu.Lock()
+	if len(s.queue) > maxQueue+1 {
+		t.Errorf("%d operations wait", len(s.queue))
+	}
+	s.mu.Unlock()
+	s.Disconnect("r-s0-001", 0, ReasonLeft)
+	server.Resume()
+	for i := range c.nodes {
+		c.ready(i)
+	}
+	eventually(t, "the last status is everywhere", func() bool {
+		want := fmt.Sprint("s", maxQueue+2*maxPipeline+1)
+		return c.members(0, "r")["r-s0-000"].Status == want && c.members(1, "r")["r-s0-000"].Status == want
+	})
+	c.consistent("r", 0, 1)
+	if n := len(c.rows("r")); n != 2 {
+		t.Errorf("%d are in", n)
+	}
+}

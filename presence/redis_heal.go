@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -59,11 +58,9 @@ func (s *Redis) begin() bool {
 		s.warn(err)
 		return false
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
-	defer cancel()
 	sent := time.Now()
-	err := registerScript.Run(ctx, s.client, []string{s.keys.leases(), s.keys.counters()}, iid, s.ttl.Milliseconds(), announce).Err()
-	if err != nil {
+	lease := []string{s.keys.leases(), s.keys.counters()}
+	if err := s.run(s.ctx, registerScript, lease, iid, s.ttl.Milliseconds(), announce).Err(); err != nil {
 		s.warn(err)
 		return false
 	}
@@ -78,8 +75,8 @@ func (s *Redis) begin() bool {
 	for _, c := range s.conns {
 		s.online(c)
 	}
-	for user, status := range s.unsent {
-		s.pushStatus(user, status)
+	for user, u := range s.unsent {
+		s.pushStatus(user, u.status)
 	}
 	clear(s.unsent)
 	rooms := slices.Collect(maps.Values(s.rooms))
@@ -156,120 +153,9 @@ func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []strin
 
 // dispose removes what a former name of this instance left behind.
 func (s *Redis) dispose(ctx context.Context, old string) error {
-	call, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	err := retireScript.Run(call, s.client, []string{s.keys.leases(), s.keys.counters(), s.keys.reasons()},
-		old, 0, string(ReasonTimeout)).Err()
-	if err != nil {
+	keys := []string{s.keys.leases(), s.keys.counters(), s.keys.reasons()}
+	if err := s.run(ctx, retireScript, keys, old, 0, string(ReasonTimeout)).Err(); err != nil {
 		return err
 	}
 	return s.reap(ctx, old)
 }
-
-// bury has a dead instance removed soon. All instances that see it do so, each after a moment of its own, so that mostly one does it all.
-func (s *Redis) bury(dead string) {
-	s.mu.Lock()
-	busy := s.reaping[dead]
-	s.reaping[dead] = true
-	s.mu.Unlock()
-	if busy {
-		return
-	}
-	s.wg.Go(func() {
-		defer func() {
-			s.mu.Lock()
-			delete(s.reaping, dead)
-			s.mu.Unlock()
-		}()
-		defer s.recovered("presence panicked while removing an instance")
-		if !s.sleep(s.ctx, rand.N(500*time.Millisecond)) {
-			return
-		}
-		if err := s.reap(s.ctx, dead); err != nil {
-			s.log.Warn("removing a dead instance failed, the next heartbeat tries again", zap.String("dead", dead), zap.Error(err))
-			return
-		}
-		s.log.Info("removed a dead instance", zap.String("dead", dead))
-	})
-}
-
-// reap removes an instance whose lease has ended, with all its connections. Any number of instances may do so at the same time: each
-// connection is removed, and told as gone, once.
-func (s *Redis) reap(ctx context.Context, dead string) error {
-	k := s.keys
-	run := func(f func(ctx context.Context) error) error {
-		call, cancel := context.WithTimeout(ctx, s.timeout)
-		defer cancel()
-		return f(call)
-	}
-	fenced := 0
-	err := run(func(ctx context.Context) (err error) {
-		fenced, err = reapFence.Run(ctx, s.client, []string{k.leases(), k.counters()}, dead).Int()
-		return err
-	})
-	if err != nil || fenced == 0 {
-		return err
-	}
-	some := func(key string, f func(names []string) error) error {
-		for {
-			var names []string
-			err := run(func(ctx context.Context) (err error) {
-				names, err = s.client.SRandMemberN(ctx, key, 200).Result()
-				return err
-			})
-			if err != nil || len(names) == 0 {
-				return err
-			}
-			if err := f(names); err != nil {
-				return err
-			}
-		}
-	}
-	err = some(k.roomsOf(dead), func(rooms []string) error {
-		for _, room := range rooms {
-			for cursor := "0"; ; {
-				err := run(func(ctx context.Context) (err error) {
-					cursor, err = reapRoom.Run(ctx, s.client,
-						[]string{k.counters(), k.reasons(), k.roomsOf(dead), k.members(room), k.counts(room), k.seq(room)},
-						dead, room, s.RoomChannel(room), cursor).Text()
-					return err
-				})
-				if err != nil {
-					return err
-				}
-				if cursor == "" {
-					return errNotFenced
-				}
-				if cursor == "0" {
-					break
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	err = some(k.usersOf(dead), func(users []string) error {
-		keys := []string{k.counters(), k.usersOf(dead), k.online(), k.seen()}
-		args := []any{dead}
-		for _, user := range users {
-			keys, args = append(keys, k.user(user)), append(args, user)
-		}
-		return run(func(ctx context.Context) error {
-			n, err := reapUsers.Run(ctx, s.client, keys, args...).Int()
-			if err == nil && n == 0 {
-				err = errNotFenced
-			}
-			return err
-		})
-	})
-	if err != nil {
-		return err
-	}
-	return run(func(ctx context.Context) error {
-		return reapEnd.Run(ctx, s.client, []string{k.leases(), k.reasons(), k.roomsOf(dead), k.usersOf(dead)}, dead).Err()
-	})
-}
-
-var errNotFenced = errors.New("presence: the instance writes")

@@ -36,7 +36,7 @@ type roster struct {
 	pseq     uint64
 	conns    map[string]entry
 	users    map[string]*person
-	sorted   []string  // the keys of users in order; nil after one came or went
+	sorted   []string  // the keys of users in order, once a page was asked for; nil before
 	arrivals []arrival // since they were last taken
 }
 
@@ -72,7 +72,10 @@ func (r *roster) set(events []Event, id string, e entry) []Event {
 	if p == nil {
 		p = &person{ids: []string{id}}
 		r.users[e.user] = p
-		r.sorted = nil
+		if r.sorted != nil {
+			at, _ := slices.BinarySearch(r.sorted, e.user)
+			r.sorted = slices.Insert(r.sorted, at, e.user)
+		}
 		p.shown = r.sum(p)
 		return append(events, Event{Op: Join, Member: p.shown})
 	}
@@ -91,7 +94,9 @@ func (r *roster) remove(events []Event, id string, e entry, reason Reason) []Eve
 		return r.refresh(events, p)
 	}
 	delete(r.users, e.user)
-	r.sorted = nil
+	if at, found := slices.BinarySearch(r.sorted, e.user); found {
+		r.sorted = slices.Delete(r.sorted, at, at+1)
+	}
 	p.shown.Conns = 0
 	return append(events, Event{Op: Leave, Member: p.shown, Reason: reason})
 }

@@ -1,0 +1,201 @@
+package presence
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddyrooms/caddy-rooms/internal/redistest"
+)
+
+// dump returns everything in Redis but what every call changes: write counters, lease ends and times of activity.
+func dump(t *testing.T, client *redis.Client, k keys) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	names, err := client.Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		switch kind := client.Type(t.Context(), name).Val(); kind {
+		case "hash":
+			fields := client.HGetAll(t.Context(), name).Val()
+			if name == k.counters() {
+				for iid := range fields {
+					fields[iid] = "n"
+				}
+			}
+			all[name] = fmt.Sprint(fields)
+		case "set":
+			members := client.SMembers(t.Context(), name).Val()
+			slices.Sort(members)
+			all[name] = fmt.Sprint(members)
+		case "zset":
+			members := client.ZRange(t.Context(), name, 0, -1).Val()
+			slices.Sort(members) // not by scores that are times
+			all[name] = fmt.Sprint(members)
+		default:
+			t.Fatalf("key %q is a %s", name, kind)
+		}
+	}
+	return all
+}
+
+// TestScriptsAgain runs every script of a life twice with the same arguments: the second time must change nothing and tell nobody.
+func TestScriptsAgain(t *testing.T) {
+	client := redistest.Start(t).Client()
+	k := keys("p:{x}")
+	sub := client.PSubscribe(t.Context(), "*")
+	defer sub.Close()
+	if _, err := sub.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	published := func() (n int) {
+		t.Helper()
+		if err := client.Publish(t.Context(), "end", "").Err(); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			msg, err := sub.ReceiveMessage(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if msg.Channel == "end" {
+				return n
+			}
+			n++
+		}
+	}
+	change := func(iid string, stays int, args ...any) ([]string, []any) {
+		return []string{k.counters(), k.roomsOf(iid), k.members("r"), k.counts("r"), k.seq("r")},
+			append([]any{iid, "e:r", "r", 1, stays}, args...)
+	}
+	user := func(iid string) []string {
+		return []string{k.counters(), k.usersOf(iid), k.user("u"), k.online(), k.seen()}
+	}
+	content := entry{user: "u", status: "online", state: "{}"}.content()
+	busy := entry{user: "u", status: "busy", state: "{}"}.content()
+	type step struct {
+		name   string
+		script *redis.Script
+		tells  int // payloads the first time
+		keys   []string
+		args   []any
+	}
+	var steps []step
+	add := func(name string, script *redis.Script, tells int, keys []string, args ...any) {
+		steps = append(steps, step{name, script, tells, keys, args})
+	}
+	lease := []string{k.leases(), k.counters()}
+	add("register", registerScript, 0, lease, "i", 60000, "")
+	add("register another", registerScript, 0, lease, "j", 60000, "")
+	add("heartbeat", heartbeatScript, 0, lease, "i", 60000)
+	add("online", onlineScript, 0, user("i"), "i", "c1", "u", "d", "", 0)
+	add("online again", onlineScript, 0, user("j"), "j", "c2", "u", "d", "known", 7)
+	add("touch", touchScript, 0, []string{k.counters(), k.seen()}, "i", "u", "nobody")
+	add("status", statusScript, 1, []string{k.counters(), k.user("u")}, "i", "users", "u", "away")
+	add("status of nobody", statusScript, 0, []string{k.counters(), k.user("nobody")}, "i", "users", "nobody", "away")
+	keysOf, args := change("i", 1, "+", "c1", "", "", content, "+", "c3", "", "", content)
+	add("join", changeScript, 1, keysOf, args...)
+	keysOf, args = change("j", 1, "+", "c2", "12", "34", content)
+	add("join of another", changeScript, 1, keysOf, args...)
+	keysOf, args = change("i", 1, "+", "c1", "", "", busy)
+	add("update", changeScript, 1, keysOf, args...)
+	keysOf, args = change("i", 1, "-", "c3", "left", "", "")
+	add("leave", changeScript, 1, keysOf, args...)
+	add("retire", retireScript, 0, []string{k.leases(), k.counters(), k.reasons()}, "i", 0, "timeout")
+	add("reap_fence", reapFence, 0, lease, "i")
+	add("reap_room", reapRoom, 1, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")},
+		"i", "r", "e:r", "0")
+	add("reap_users", reapUsers, 0, []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}, "i", "u")
+	add("reap_end", reapEnd, 0, []string{k.leases(), k.reasons(), k.roomsOf("i"), k.usersOf("i")}, "i")
+	keysOf, args = change("j", 0, "-", "c2", "left", "", "")
+	add("last leave", changeScript, 1, keysOf, args...)
+	add("offline", offlineScript, 0, user("j"), "j", "c2", "u", 0)
+
+	for _, s := range steps {
+		if err := s.script.Run(t.Context(), client, s.keys, s.args...).Err(); err != nil {
+			t.Fatalf("%s: %v", s.name, err)
+		}
+		if n := published(); n != s.tells {
+			t.Errorf("%s published %d times, want %d", s.name, n, s.tells)
+		}
+		once := dump(t, client, k)
+		if err := s.script.Run(t.Context(), client, s.keys, s.args...).Err(); err != nil {
+			t.Fatalf("%s again: %v", s.name, err)
+		}
+		if n := published(); n != 0 {
+			t.Errorf("%s again published %d times", s.name, n)
+		}
+		if again := dump(t, client, k); !maps.Equal(once, again) {
+			t.Errorf("%s again made\n%v\nof\n%v", s.name, again, once)
+		}
+		if s.name == "leave" {
+			if got := client.HGet(t.Context(), k.counts("r"), "u").Val(); got != "2" {
+				t.Errorf("after the leave u has %s connections", got)
+			}
+		}
+	}
+	left := dump(t, client, k)
+	want := []string{k.counters(), k.leases(), k.seq("r")}
+	if got := slices.Sorted(maps.Keys(left)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
+		t.Errorf("left are %q", got)
+	}
+}
+
+// TestFencedWrites has an instance that was reaped write.
+func TestFencedWrites(t *testing.T) {
+	client := redistest.Start(t).Client()
+	k := keys("p:{x}")
+	user := []string{k.counters(), k.usersOf("i"), k.user("u"), k.online(), k.seen()}
+	for name, run := range map[string]func() *redis.Cmd{
+		"change": func() *redis.Cmd {
+			return changeScript.Run(t.Context(), client,
+				[]string{k.counters(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")},
+				"i", "e:r", "r", 1, 1, "+", "c", "", "", "u\nonline\n\n{}")
+		},
+		"online":  func() *redis.Cmd { return onlineScript.Run(t.Context(), client, user, "i", "c", "u", "", "", 0) },
+		"offline": func() *redis.Cmd { return offlineScript.Run(t.Context(), client, user, "i", "c", "u", 0) },
+		"status": func() *redis.Cmd {
+			return statusScript.Run(t.Context(), client, []string{k.counters(), k.user("u")}, "i", "users", "u", "busy")
+		},
+		"touch": func() *redis.Cmd {
+			return touchScript.Run(t.Context(), client, []string{k.counters(), k.seen()}, "i", "u")
+		},
+		"heartbeat": func() *redis.Cmd {
+			return heartbeatScript.Run(t.Context(), client, []string{k.leases(), k.counters()}, "i", 1000)
+		},
+	} {
+		res, err := run().Slice()
+		if err != nil || len(res) != 1 || res[0] != int64(0) {
+			t.Errorf("%s: %v, %v", name, res, err)
+		}
+		if left := dump(t, client, k); len(left) != 0 {
+			t.Errorf("%s left %v", name, left)
+		}
+	}
+}
+
+// TestReapingTheLiving asks to remove an instance that writes.
+func TestReapingTheLiving(t *testing.T) {
+	client := redistest.Start(t).Client()
+	k := keys("p:{x}")
+	lease := []string{k.leases(), k.counters()}
+	if err := registerScript.Run(t.Context(), client, lease, "i", 60000, "").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := reapFence.Run(t.Context(), client, lease, "i").Int(); err != nil || n != 0 {
+		t.Errorf("reap_fence: %d, %v", n, err)
+	}
+	cursor, err := reapRoom.Run(t.Context(), client,
+		[]string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")}, "i", "r", "e:r", "0").Text()
+	if err != nil || cursor != "" {
+		t.Errorf("reap_room: %q, %v", cursor, err)
+	}
+	if n, err := reapUsers.Run(t.Context(), client, []string{k.counters(), k.usersOf("i"), k.online(), k.seen()}, "i").Int(); err != nil || n != 0 {
+		t.Errorf("reap_users: %d, %v", n, err)
+	}
+}
