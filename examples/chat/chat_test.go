@@ -3,22 +3,20 @@
 package chat_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
 )
+
+func TestMain(m *testing.M) { caddytest.Main(m) }
 
 // patience bounds each wait for the page. It is longer than the default grace of presence (15 s).
 const patience = 40 * time.Second
@@ -28,11 +26,10 @@ func TestChat(t *testing.T) {
 		t.Skip("builds a Caddy and starts a browser")
 	}
 	browser := startBrowser(t)
-	server := newServer(t)
-	server.start(t)
+	server := caddytest.Start(t, "examples/chat/Caddyfile")
 
-	ann := openPage(t, browser, server.url, "Ann")
-	bob := openPage(t, browser, server.url, "Bob")
+	ann := openPage(t, browser, "http://"+server.Addr, "Ann")
+	bob := openPage(t, browser, "http://"+server.Addr, "Bob")
 
 	// Both hear of each other.
 	ann.sees(t, event("Bob joined."))
@@ -66,22 +63,22 @@ func TestChat(t *testing.T) {
 
 	for _, restart := range []struct {
 		name string
-		stop func(*testing.T)
+		stop func()
 		told string
 	}{
-		{"drain", server.stop, "The server restarts."},
-		{"crash", server.kill, "Connection lost."},
+		{"drain", server.Stop, "The server restarts."},
+		{"crash", server.Kill, "Connection lost."},
 	} {
 		for _, p := range []*page{ann, bob} {
 			p.watch(t, fmt.Sprintf(`document.querySelector("#state-text").textContent.startsWith(%q)`, restart.told))
 		}
-		restart.stop(t)
+		restart.stop()
 		for _, p := range []*page{ann, bob} {
 			p.saw(t)
 			p.sees(t, `["waiting", "connecting"].includes(document.querySelector("#state").dataset.state) && !document.querySelector("#state").hidden`)
 			p.sees(t, `document.querySelector("#send").disabled`)
 		}
-		server.start(t)
+		server.Run()
 		for _, p := range []*page{ann, bob} {
 			p.sees(t, ready)
 		}
@@ -297,127 +294,4 @@ func startBrowser(t *testing.T) context.Context {
 		t.Fatalf("starting %s: %v", path, err)
 	}
 	return browser
-}
-
-// server is a Caddy process with the example's Caddyfile, started from the root of the repository as its first line says.
-type server struct {
-	url    string
-	binary string
-	env    []string
-	output output
-	cmd    *exec.Cmd // nil while stopped
-	exited chan struct{}
-}
-
-func newServer(t *testing.T) *server {
-	t.Helper()
-	dir := t.TempDir()
-	s := &server{binary: filepath.Join(dir, "caddy")}
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", s.binary, "../../cmd/caddy")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building cmd/caddy: %v\n%s", err, out)
-	}
-	port := freePort(t)
-	s.url = "http://127.0.0.1:" + port
-	s.env = append(os.Environ(),
-		"PORT="+port,
-		"CADDY_ADMIN=127.0.0.1:"+freePort(t),
-		"XDG_CONFIG_HOME="+dir,
-		"XDG_DATA_HOME="+dir)
-	t.Cleanup(func() {
-		if s.cmd != nil {
-			s.kill(t)
-		}
-		if t.Failed() {
-			t.Logf("the server's log:\n%s", s.output.text())
-		}
-	})
-	return s
-}
-
-// start returns when the server answers.
-func (s *server) start(t *testing.T) {
-	t.Helper()
-	cmd := exec.Command(s.binary, "run", "--config", "examples/chat/Caddyfile")
-	cmd.Dir = filepath.Join("..", "..")
-	cmd.Env = s.env
-	pipe, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("starting caddy: %v", err)
-	}
-	serving, exited := make(chan struct{}), make(chan struct{})
-	s.cmd, s.exited = cmd, exited
-	go func() {
-		defer close(exited)
-		for lines := bufio.NewScanner(pipe); lines.Scan(); {
-			s.output.add(lines.Text())
-			if strings.Contains(lines.Text(), "serving initial configuration") {
-				close(serving)
-			}
-		}
-		cmd.Wait()
-	}()
-	select {
-	case <-serving:
-	case <-exited:
-		t.Fatal("caddy exited at once")
-	case <-time.After(patience):
-		t.Fatal("caddy does not start to serve")
-	}
-}
-
-// stop asks the server to end, as a service manager does, and waits until it has.
-func (s *server) stop(t *testing.T) {
-	t.Helper()
-	s.end(t, os.Interrupt)
-}
-
-// kill ends the server without letting it say goodbye.
-func (s *server) kill(t *testing.T) {
-	t.Helper()
-	s.end(t, os.Kill)
-}
-
-func (s *server) end(t *testing.T, signal os.Signal) {
-	t.Helper()
-	if err := s.cmd.Process.Signal(signal); err != nil {
-		t.Errorf("ending caddy: %v", err)
-	}
-	s.cmd = nil
-	select {
-	case <-s.exited:
-	case <-time.After(patience):
-		t.Fatal("caddy does not end")
-	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
-
-// output collects the lines of a process; any goroutine may call its methods.
-type output struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-func (o *output) add(line string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.lines = append(o.lines, line)
-}
-
-func (o *output) text() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return strings.Join(o.lines, "\n")
 }

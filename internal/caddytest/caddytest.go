@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/caddyrooms/caddy-rooms/internal/freeport"
 )
 
 // Patience is how long what must happen is waited for. It is never waited out when things work.
@@ -76,7 +78,7 @@ type Caddy struct {
 // env are further variables, as name=value.
 func Start(t testing.TB, path string, env ...string) *Caddy {
 	t.Helper()
-	c := &Caddy{t: t, file: path, dir: t.TempDir(), Addr: FreeAddr(t), Admin: FreeAddr(t)}
+	c := &Caddy{t: t, file: path, dir: t.TempDir(), Addr: freeport.Addr(t), Admin: freeport.Addr(t)}
 	_, port, _ := net.SplitHostPort(c.Addr)
 	c.env = append(os.Environ(), "PORT="+port, "CADDY_ADMIN="+c.Admin, "XDG_CONFIG_HOME="+c.dir, "XDG_DATA_HOME="+c.dir,
 		"GORACE=exitcode=66 halt_on_error=0")
@@ -206,17 +208,6 @@ func root(t testing.TB) string {
 		t.Fatalf("looking for the root of the repository: %v", err)
 	}
 	return strings.TrimSpace(string(out))
-}
-
-// FreeAddr returns an address of the loopback interface with a free port.
-func FreeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // output is what processes have written. Any goroutine may use it.

@@ -8,12 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/caddyrooms/caddy-rooms/internal/freeport"
 )
 
 // Server is a redis-server on a free port of the loopback interface, without persistence. It belongs to one test.
@@ -22,7 +23,6 @@ type Server struct {
 
 	t    testing.TB
 	dir  string
-	port int
 	args []string
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
@@ -39,8 +39,7 @@ func Start(t testing.TB, args ...string) *Server {
 		}
 		t.Skip(advice)
 	}
-	s := &Server{t: t, dir: t.TempDir(), port: freePort(t), args: args}
-	s.Addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port))
+	s := &Server{Addr: freeport.Addr(t), t: t, dir: t.TempDir(), args: args}
 	s.Run()
 	t.Cleanup(s.Kill)
 	return s
@@ -49,8 +48,9 @@ func Start(t testing.TB, args ...string) *Server {
 // Run starts the server again after Kill, on the same port, empty.
 func (s *Server) Run() {
 	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.Addr) // it was made of the two
 	args := append([]string{
-		"--port", strconv.Itoa(s.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+		"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
 		"--dir", s.dir, "--daemonize", "no", "--logfile", filepath.Join(s.dir, "redis.log"),
 	}, s.args...)
 	s.cmd = exec.Command("redis-server", args...)
@@ -113,14 +113,4 @@ func (s *Server) Client() *redis.Client {
 	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	s.t.Cleanup(func() { _ = c.Close() })
 	return c
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
