@@ -293,35 +293,45 @@ func (b *base) await(ctx context.Context, r *room, o *op) (degraded bool) {
 	}
 }
 
-// dropHeld takes the held connections of a user who has come back to a room out of it: no event, as the user is in it.
+// dropHeld ends the grace of a user's connections in a room that the user has come back to: no event, as the user is in it.
 func (b *base) dropHeld(r *room, a arrival) {
+	r.mu.Lock()
+	_, idle := b.leaveHeld(r, a.user, a.id)
+	b.unlock(r)
+	b.expireAll(idle)
+}
+
+// leaveHeld takes the held connections of user out of a locked room, except the one whose own late arrival it may be. It returns
+// what is written last, if anything is, and the connections that are in no room any more.
+func (b *base) leaveHeld(r *room, user, except string) (last *op, idle []*conn) {
 	b.mu.Lock()
-	u := b.users[a.user]
+	u := b.users[user]
 	if u == nil || u.held == 0 || b.closed {
 		b.mu.Unlock()
-		return
+		return nil, nil
 	}
 	var held []*conn
 	for _, c := range u.conns {
-		if c.timer != nil && c.rooms[r.name] == r {
+		if c.timer != nil && c.rooms[r.name] == r && r.row(c.ID) != except {
 			held = append(held, c)
 		}
 	}
 	b.mu.Unlock()
 	for _, c := range held {
-		r.mu.Lock()
-		if r.row(c.ID) == a.id { // its own late arrival
-			r.mu.Unlock()
-			continue
-		}
-		b.leave(r, c.ID, ReasonTimeout)
-		b.unlock(r)
+		last = b.leave(r, c.ID, ReasonTimeout)
 		b.mu.Lock()
-		idle := len(c.rooms) == 0
-		b.mu.Unlock()
-		if idle {
-			b.expire(c, ReasonTimeout)
+		if len(c.rooms) == 0 {
+			idle = append(idle, c)
 		}
+		b.mu.Unlock()
+	}
+	return last, idle
+}
+
+// expireAll ends held connections that are in no room any more. No lock is held.
+func (b *base) expireAll(idle []*conn) {
+	for _, c := range idle {
+		b.expire(c, ReasonTimeout)
 	}
 }
 
@@ -334,7 +344,8 @@ func (b *base) Join(ctx context.Context, name, id string, s State, admit func(v 
 	if err != nil {
 		return err
 	}
-	defer func() { b.unlock(r) }()
+	var idle []*conn
+	defer func() { b.unlock(r); b.expireAll(idle) }()
 	e, err := b.enter(r, id)
 	if err != nil {
 		return err
@@ -344,6 +355,13 @@ func (b *base) Join(ctx context.Context, name, id string, s State, admit func(v 
 		e = was
 	}
 	o := b.say(r, id, e, s, !in)
+	if !in {
+		// Before admit, so that who comes back is not counted twice.
+		var last *op
+		if last, idle = b.leaveHeld(r, e.user, r.row(id)); last != nil {
+			o = last
+		}
+	}
 	degraded := b.await(ctx, r, o)
 	if admit != nil {
 		r.viewed = true
@@ -374,6 +392,7 @@ func (b *base) enter(r *room, id string) (entry, error) {
 // say makes s what an own connection says of itself in a locked room.
 func (b *base) say(r *room, id string, e entry, s State, first bool) *op {
 	was := e
+	e.quiet = first && s == State{}
 	if s.Status != "" {
 		e.status = s.Status
 	}

@@ -56,13 +56,14 @@ const (
 )
 
 // Member is a user in a room, with what its connections there have in common.
-// Status, State and Device are those of the connection that set them last.
+// Status, State and Device are those of the connection that has set its own last; one that joined without a word
+// changes nothing.
 type Member struct {
 	User   string
 	Status string
 	State  string // a JSON object, byte for byte as the client sent it; "{}" when it sent none
 	Device string // empty when the server records none
-	Conns  int    // connections of the user in this room, over all instances, those held through their grace included
+	Conns  int    // connections of the user in this room, over all instances, those held through their grace included until the user is back
 	Since  int64  // when the user entered, in milliseconds since the Unix epoch, by the clock of the store
 }
 

@@ -184,6 +184,9 @@ func TestRedisHealsAfterFlush(t *testing.T) {
 	for i := range c.nodes {
 		c.fill(i, "r", 60)
 	}
+	c.openAll("watched") // by two stores that have nobody in it
+	c.view("watched")
+	c.fill(1, "watched", 120)
 	c.sameDevice(0, "a1", "ann")
 	c.join(0, "r", "a1", State{State: `{"n":1}`})
 	c.sameDevice(1, "a2", "ann")
@@ -206,12 +209,18 @@ func TestRedisHealsAfterFlush(t *testing.T) {
 	for i := range c.nodes {
 		eventually(t, "the late one is seen", func() bool { _, in := c.members(i, "r")["late"]; return in })
 	}
-	eventually(t, "all are back in Redis", func() bool { return len(c.rows("r")) == 183 })
+	c.sameDevice(1, "late2", "late2")
+	c.join(1, "watched", "late2", State{})
+	eventually(t, "all are back in Redis", func() bool { return len(c.rows("r")) == 183 && len(c.rows("watched")) == 121 })
 	for i := range c.nodes {
 		c.ready(i)
 	}
 	c.consistent("r", 0, 1, 2)
+	c.consistent("watched", 0, 1, 2)
 	for i := range c.nodes {
+		if leaves := count(c.seen[i].log("watched"), "leave"); len(leaves) != 0 {
+			t.Errorf("store %d was told %v", i, leaves)
+		}
 		if log := c.seen[i].log("r"); !slices.Equal(log, []string{"join late online {}"}) {
 			t.Errorf("store %d was told %q", i, log)
 		}
@@ -219,7 +228,7 @@ func TestRedisHealsAfterFlush(t *testing.T) {
 	if status, _, err := c.nodes[2].Connect(t.Context(), Conn{ID: "a3", User: "ann"}); err != nil || status != "busy" {
 		t.Errorf("the explicit status is %q, %v", status, err)
 	}
-	if n, err := c.nodes[0].OnlineCount(t.Context()); err != nil || n != 182 {
+	if n, err := c.nodes[0].OnlineCount(t.Context()); err != nil || n != 303 {
 		t.Errorf("%d online, %v", n, err)
 	}
 }
@@ -295,7 +304,7 @@ func TestRedisDown(t *testing.T) {
 // TestRedisStalled has Redis answer late: what timed out was made nevertheless.
 func TestRedisStalled(t *testing.T) {
 	server := redistest.Start(t)
-	c := startCluster(t, server, 2, Options{Timeout: 200 * time.Millisecond})
+	c := startCluster(t, server, 2, Options{Timeout: 200 * time.Millisecond, TTL: time.Minute})
 	c.openAll("r")
 	c.view("r")
 	c.fill(0, "r", 3)
@@ -379,6 +388,36 @@ func TestRedisReapedAlive(t *testing.T) {
 	}
 	if leaves := count(c.seen[1].log("r"), "leave"); len(leaves) != 60 {
 		t.Errorf("the other was told %d leaves", len(leaves))
+	}
+}
+
+// TestRedisLosesWrites takes back the last write of an instance, as a failover can.
+func TestRedisLosesWrites(t *testing.T) {
+	c := startCluster(t, redistest.Start(t), 2, Options{TTL: time.Minute})
+	c.openAll("r")
+	c.view("r")
+	c.fill(0, "r", 3)
+	c.consistent("r", 0, 1)
+	s := c.nodes[0]
+	s.mu.Lock()
+	iid := s.iid
+	s.mu.Unlock()
+	pipe := c.redis.TxPipeline()
+	pipe.HDel(t.Context(), s.keys.members("r"), iid+".r-s0-002")
+	pipe.HDel(t.Context(), s.keys.counts("r"), "r-s0-002")
+	pipe.HIncrBy(t.Context(), s.keys.counters(), iid, -1)
+	if _, err := pipe.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Deliver(s.UsersChannel(), []byte{kindReset}) // a heartbeat ahead of its time
+	eventually(t, "the write is made again", func() bool { return len(c.rows("r")) == 3 })
+	c.ready(0)
+	c.nodes[1].Lost([]string{s.RoomChannel("r")}) // a failover cuts its subscription
+	c.consistent("r", 0, 1)
+	for i := range c.nodes {
+		if log := c.seen[i].log("r"); len(log) != 3 {
+			t.Errorf("store %d was told %q", i, log)
+		}
 	}
 }
 

@@ -200,7 +200,7 @@ func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
 		}
 		pos, seen = d.seq, max(seen, s.ownBatch(d))
 	}
-	changes, whole := s.difference(r, rows, reasons, !r.local && acked >= st.settled)
+	changes, whole := r.difference(rows, reasons, !r.local && acked >= st.settled)
 	if !whole {
 		s.suspect(errMismatch)
 		return
@@ -225,16 +225,16 @@ func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
 // difference returns what makes the replica of a locked room equal to rows: first who is there, so that nobody leaves who
 // has a new connection. Own rows are taken from rows only with own; otherwise the replica is ahead of them.
 // It is not whole when an own connection is missing that Redis should have.
-func (s *Redis) difference(r *room, rows map[string]entry, reasons map[string]Reason, own bool) (changes []change, whole bool) {
+func (r *room) difference(rows map[string]entry, reasons map[string]Reason, own bool) (changes []change, whole bool) {
 	for id, e := range rows {
 		old, had := r.conns[id]
-		if had && old == e || !own && s.mine(id) && !(had && old.same(e)) {
+		if had && old == e || !own && r.isOwn(id) && !(had && old.same(e)) {
 			continue
 		}
 		changes = append(changes, change{id: id, entry: e})
 	}
 	for id, e := range r.conns {
-		if _, in := rows[id]; in || !own && s.mine(id) {
+		if _, in := rows[id]; in || !own && r.isOwn(id) {
 			continue
 		}
 		reason := reasons[id]

@@ -50,6 +50,10 @@ func (r *room) row(id string) string {
 // mine tells whether a row is of this instance, under whichever name.
 func (s *Redis) mine(row string) bool { return strings.HasPrefix(row, s.boot+"-") }
 
+// isOwn tells whether a row is of this instance under the name that it has in the room. Rows of a former name are nobody's: they are
+// there until they are removed.
+func (r *room) isOwn(row string) bool { return strings.HasPrefix(row, r.row("")) }
+
 // Deliver takes what was published on one of the channels that this store asked for, in the order of arrival. What isn't presence's it
 // ignores. It never waits for anything but locks held for moments, and is called from one goroutine.
 func (s *Redis) Deliver(channel string, payload []byte) {
@@ -157,7 +161,12 @@ func (s *Redis) follow(r *room, d diff) {
 	for _, c := range d.changes {
 		switch {
 		case s.murdered(r, c):
-		case !s.mine(c.id) || !r.local && d.batch > st.settled:
+		case !r.isOwn(c.id):
+			// While the room is local, a late batch of a former name says what was true before.
+			if c.gone || !r.local || !s.mine(c.id) {
+				changes = append(changes, c)
+			}
+		case !r.local && d.batch > st.settled:
 			changes = append(changes, c)
 		case !c.gone:
 			// Made already. If nothing newer was made since, its version and time are now those of Redis.
@@ -171,7 +180,7 @@ func (s *Redis) follow(r *room, d diff) {
 
 // murdered tells whether c is another instance taking this one for dead, which it isn't: its members stay, and it starts over.
 func (s *Redis) murdered(r *room, c change) bool {
-	if !c.gone || c.reason != ReasonNode || !strings.HasPrefix(c.id, r.row("")) {
+	if !c.gone || c.reason != ReasonNode || !r.isOwn(c.id) {
 		return false
 	}
 	s.suspect(errGone)

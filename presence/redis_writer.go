@@ -340,7 +340,9 @@ func (s *Redis) changeArgs(o *op) ([]string, []any) {
 		switch {
 		case c.gone:
 			args = append(args, "-", c.id, string(c.reason), "", "")
-		case c.entry.ver == 0:
+		case c.entry.since == 0 && c.entry.quiet:
+			args = append(args, "+", c.id, 0, "", c.entry.content())
+		case c.entry.since == 0:
 			args = append(args, "+", c.id, "", "", c.entry.content())
 		default: // it has been there under a former name
 			args = append(args, "+", c.id, c.entry.ver, c.entry.since, c.entry.content())

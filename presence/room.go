@@ -61,6 +61,9 @@ func (b *base) applyOwn(r *room, changes []change) {
 		c.id = r.row(c.id)
 		if !c.gone {
 			c.entry.ver, c.entry.since, c.entry.local = seq, now(), true
+			if c.entry.quiet {
+				c.entry.ver = 0
+			}
 			if old, ok := r.conns[c.id]; ok {
 				c.entry.since = old.since
 			}

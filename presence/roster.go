@@ -13,6 +13,7 @@ type entry struct {
 	since int64  // when the connection entered, Unix milliseconds
 	ver   uint64 // the sequence of the change that set it: the highest of a user's entries is shown
 	local bool   // ver and since are this instance's own, the shared store has not confirmed them
+	quiet bool   // of an own connection that has said nothing: its version is 0, so that what others say stays shown
 }
 
 // same tells whether a and b say the same of the same user.
@@ -124,9 +125,10 @@ func (r *roster) refresh(events []Event, p *person) []Event {
 }
 
 func (r *roster) sum(p *person) Member {
-	// The ids break ties, so that all instances show the same.
 	id := slices.MaxFunc(p.ids, func(a, b string) int {
-		return cmp.Or(cmp.Compare(r.conns[a].ver, r.conns[b].ver), cmp.Compare(a, b))
+		// Of several that have said nothing the first; the ids break ties, so that all instances show the same.
+		x, y := r.conns[a], r.conns[b]
+		return cmp.Or(cmp.Compare(x.ver, y.ver), cmp.Compare(y.since, x.since), cmp.Compare(a, b))
 	})
 	latest := r.conns[id]
 	since := latest.since

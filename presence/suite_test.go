@@ -233,6 +233,8 @@ func runSuite(t *testing.T, start func(t *testing.T, n int) *site) {
 		"calls at the wrong time":       testWrongTime,
 		"closing a room":                testCloseRoom,
 		"closed":                        testClosed,
+		"a quiet connection":            testQuiet,
+		"who is back is counted once":   testBackIsCountedOnce,
 		"snapshots and events add up":   testAtomic,
 		"any state passes byte by byte": testBytes,
 	} {
@@ -311,6 +313,35 @@ func testLatestShows(t *testing.T, s *site) {
 	s.leave(0, "r", "a1")
 	s.leave(1, "r", "a2")
 	s.expect("r", `join ann online {"n":1}`, `update ann online {"n":2}`, `update ann online {"n":3}`, `update ann online {"n":2}`, "leave ann left")
+}
+
+func testQuiet(t *testing.T, s *site) {
+	s.openAll("r")
+	s.connect(0, "a1", "ann")
+	s.connect(1, "a2", "ann")
+	s.connect(1, "a3", "ann")
+	s.join(0, "r", "a1", State{Status: "away", State: `{"n":1}`})
+	s.join(1, "r", "a2", State{}) // says nothing, so what a1 says stays shown
+	s.join(1, "r", "a3", State{})
+	s.leave(1, "r", "a2")
+	s.expect("r", `join ann away {"n":1}`)
+	s.leave(0, "r", "a1")
+	if _, err := s.store(1).Update(t.Context(), "r", "a3", State{Status: "busy"}); err != nil {
+		t.Fatal(err)
+	}
+	s.expect("r", `join ann away {"n":1}`, `update ann online {}`, `update ann busy {}`)
+}
+
+func testBackIsCountedOnce(t *testing.T, s *site) {
+	s.openAll("r")
+	s.sameDevice(0, "a1", "ann")
+	s.join(0, "r", "a1", State{})
+	s.store(0).Disconnect("a1", time.Hour, ReasonTimeout)
+	s.sameDevice(0, "a2", "ann")
+	if snap := s.join(0, "r", "a2", State{}); snap.Members[0].Conns != 1 {
+		t.Errorf("who came back sees %+v", snap)
+	}
+	s.expect("r", "join ann online {}")
 }
 
 func testRejoin(t *testing.T, s *site) {
