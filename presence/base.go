@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -409,7 +410,7 @@ func (b *base) say(r *room, id string, e entry, s State, first bool) *op {
 // Leave implements Store.
 func (b *base) Leave(ctx context.Context, name, id string, reason Reason, depart func(degraded bool)) error {
 	r, err := b.lockRoom(name)
-	if err == ErrNotOpen {
+	if errors.Is(err, ErrNotOpen) {
 		if depart != nil {
 			depart(false)
 		}

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"hash/maphash"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -115,9 +116,7 @@ func (s *shard) sweep(now time.Duration) {
 	}
 	if freed >= shrinkFrom && freed > len(s.states) {
 		kept := make(map[memoryKey]state, len(s.states))
-		for k, st := range s.states {
-			kept[k] = st
-		}
+		maps.Copy(kept, s.states)
 		s.states = kept
 	}
 }

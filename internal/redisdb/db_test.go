@@ -208,7 +208,7 @@ func TestReplicaIsDown(t *testing.T) {
 	db := start(t, Options{Addr: server.Addr})
 	db.waitTold(t, true)
 	admin := server.Client()
-	if err := admin.SlaveOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
+	if err := admin.ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Commands().Set(t.Context(), "k", "v", 0).Err(); !redis.IsReadOnlyError(err) {
@@ -221,7 +221,7 @@ func TestReplicaIsDown(t *testing.T) {
 	if m := (&monitor{db: db.DB}); m.ping(t.Context()) != nil || m.test(t.Context()) == nil {
 		t.Error("a replica should answer a ping and fail the test")
 	}
-	if err := admin.SlaveOf(t.Context(), "NO", "ONE").Err(); err != nil {
+	if err := admin.ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
 	db.waitTold(t, true, false, true)
