@@ -50,7 +50,7 @@ func (r *RedisConfig) resolve() (*redisSettings, error) {
 	fill := func(field, s string) string {
 		filled, e := repl.ReplaceOrErr(s, true, true)
 		if e != nil && err == nil {
-			err = fmt.Errorf("redis: %s: %v", field, e)
+			err = fmt.Errorf("redis: %s: %w", field, e)
 		}
 		return filled
 	}
