@@ -44,9 +44,7 @@ func Open(opts Options, logger *zap.Logger) *DB {
 	}
 	d := &DB{opts: opts, logger: logger, breaker: newBreaker()}
 
-	commands := opts.client("commands")
-	commands.MaxRetries = 1
-	d.commands = redis.NewClient(commands)
+	d.commands = redis.NewClient(opts.client("commands"))
 	d.commands.AddHook(guard{watch{d.breaker}})
 
 	publisher := opts.client("publisher")
