@@ -96,8 +96,7 @@ func (o Options) dialer() func(ctx context.Context, network, addr string) (net.C
 	return (&tls.Dialer{NetDialer: d, Config: o.TLS}).DialContext
 }
 
-// Commands returns the client for commands. It repeats a command once after a network error, so commands and scripts
-// must be idempotent.
+// Commands returns the client for commands. It never repeats one: who writes decides what may be tried again.
 func (d *DB) Commands() *redis.Client { return d.commands }
 
 // Publisher returns the client for PUBLISH. It repeats nothing: a message may have been delivered although the answer
