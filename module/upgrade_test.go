@@ -2,6 +2,8 @@ package module
 
 import (
 	"bufio"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
 	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
@@ -273,5 +277,69 @@ func TestAccessLogHasTheUpgrade(t *testing.T) {
 	c.WaitLog(`"status":101`)
 	if !strings.Contains(c.Log(), client.Conn) {
 		t.Error("the access log does not name the connection")
+	}
+}
+
+func TestOverTLS(t *testing.T) {
+	c := caddytest.StartText(t, `{
+	skip_install_trust
+	auto_https disable_redirects
+}
+https://localhost:{$PORT} {
+	tls internal
+	rooms /ws {
+		anonymous
+	}
+	respond "page"
+}`)
+	_, port, _ := net.SplitHostPort(c.Addr)
+	// The certificate is of a CA that this Caddy has made for itself.
+	config := &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}
+	dial := func() *roomstest.Client {
+		c.Wait("the certificate", func() bool {
+			conn, err := tls.Dial("tcp", c.Addr, config)
+			if err != nil {
+				return false
+			}
+			return conn.Close() == nil
+		})
+		return roomstest.DialWith(t, "wss://localhost:"+port+"/ws", &http.Client{Transport: &http.Transport{TLSClientConfig: config}})
+	}
+	ann, bob := dial(), dial()
+	ann.Join("lobby")
+	bob.Join("lobby")
+	ann.Next("presence")
+	big := strings.Repeat("x", 40_000) // more than a TLS record
+	for i := range 50 {
+		bob.Send(`{"type":"publish","room":"lobby","data":"%d%s"}`, i, big)
+	}
+	for i := range 50 {
+		if m := ann.Next("message"); m["data"] != fmt.Sprint(i)+big {
+			t.Fatalf("message %d is wrong", i)
+		}
+	}
+	_ = bob.WS.Close(1000, "")
+	if e := ann.Events(); len(e) != 1 || !strings.HasSuffix(e[0], "left") {
+		t.Errorf("ann saw %v", e)
+	}
+}
+
+func TestExtendedConnectIsNotImplemented(t *testing.T) {
+	for name, change := range map[string]func(*http.Request){
+		"h2": func(r *http.Request) {
+			r.ProtoMajor, r.Proto = 2, "HTTP/2.0"
+			r.Header[":protocol"] = []string{"websocket"}
+		},
+		"h3": func(r *http.Request) { r.ProtoMajor, r.Proto = 3, "websocket" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodConnect, "/ws", nil)
+			change(r)
+			err := new(Handler).ServeHTTP(httptest.NewRecorder(), r, nil)
+			var he caddyhttp.HandlerError
+			if !errors.As(err, &he) || he.StatusCode != http.StatusNotImplemented {
+				t.Errorf("got %v, want status 501", err)
+			}
+		})
 	}
 }

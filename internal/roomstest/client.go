@@ -31,7 +31,17 @@ type Client struct {
 // Dial connects, and expects a welcome.
 func Dial(t testing.TB, url string, header http.Header) *Client {
 	t.Helper()
-	c := Connect(t, url, header)
+	return Connect(t, url, header).welcomed()
+}
+
+// DialWith is Dial with an HTTP client of the caller's.
+func DialWith(t testing.TB, url string, client *http.Client) *Client {
+	t.Helper()
+	return connect(t, url, &websocket.DialOptions{HTTPClient: client}).welcomed()
+}
+
+func (c *Client) welcomed() *Client {
+	c.t.Helper()
 	welcome := c.Next("welcome")
 	c.Conn, c.User = welcome["conn"].(string), welcome["user"].(string)
 	return c
@@ -40,9 +50,15 @@ func Dial(t testing.TB, url string, header http.Header) *Client {
 // Connect connects and expects nothing yet.
 func Connect(t testing.TB, url string, header http.Header) *Client {
 	t.Helper()
+	return connect(t, url, &websocket.DialOptions{HTTPHeader: header})
+}
+
+func connect(t testing.TB, url string, options *websocket.DialOptions) *Client {
+	t.Helper()
+	options.Subprotocols = []string{"rooms.v1"}
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
-	c, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{Subprotocols: []string{"rooms.v1"}, HTTPHeader: header})
+	c, _, err := websocket.Dial(ctx, url, options)
 	if err != nil {
 		t.Fatal(err)
 	}
