@@ -128,13 +128,14 @@ func (h *Hub) Close(ctx context.Context) error {
 		return nil
 	}
 	h.drain(ctx, h.DrainWindow())
+	grace := most(h, func(p *Policy) time.Duration { return p.Grace })
 
 	h.mu.Lock()
 	for _, r := range h.rooms {
 		r.stop()
 	}
 	h.mu.Unlock()
-	err := errors.Join(h.backend.Store.Close(ctx, h.grace()), h.backend.Bus.Close())
+	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Bus.Close())
 	h.pool.Close()
 	return err
 }
@@ -183,28 +184,19 @@ func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func
 
 // DrainWindow returns the longest drain of the endpoints.
 func (h *Hub) DrainWindow() time.Duration {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	var window time.Duration
-	for _, e := range h.endpoints {
-		if p := e.policy.Load(); p != nil {
-			window = max(window, p.Drain)
-		}
-	}
-	return window
+	return most(h, func(p *Policy) time.Duration { return p.Drain })
 }
 
-// grace returns the longest grace of the endpoints.
-func (h *Hub) grace() time.Duration {
+// most returns the largest of what the endpoints' policies say.
+func most[T int | time.Duration](h *Hub, of func(*Policy) T) (largest T) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	var grace time.Duration
 	for _, e := range h.endpoints {
 		if p := e.policy.Load(); p != nil {
-			grace = max(grace, p.Grace)
+			largest = max(largest, of(p))
 		}
 	}
-	return grace
+	return largest
 }
 
 // Connections returns how many connections are open.

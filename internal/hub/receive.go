@@ -76,7 +76,7 @@ func (h *Hub) receiveOutside(name string, payload []byte) {
 	if r == nil {
 		return
 	}
-	if len(payload) > h.maxFrame() {
+	if len(payload) > most(h, func(p *Policy) int { return p.Transport.MaxFrame }) {
 		h.logger.Warn("message from outside is too large", zap.String("room", name), zap.Int("size", len(payload)))
 		return
 	}
@@ -87,17 +87,4 @@ func (h *Hub) receiveOutside(name string, payload []byte) {
 	}
 	b := wire.AppendMessage(ws.Buffer(len(payload)+128), name, event, data, nil, time.Now().UnixMilli())
 	r.broadcast(ws.Text(b), nil)
-}
-
-// maxFrame is the largest message that any endpoint takes.
-func (h *Hub) maxFrame() int {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	n := 0
-	for _, e := range h.endpoints {
-		if p := e.policy.Load(); p != nil {
-			n = max(n, p.Transport.MaxFrame)
-		}
-	}
-	return n
 }

@@ -1,0 +1,103 @@
+package presence
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// Disconnect implements Store.
+func (b *base) Disconnect(id string, hold time.Duration, reason Reason) {
+	b.mu.Lock()
+	c := b.conns[id]
+	if c == nil || b.closed {
+		b.mu.Unlock()
+		return
+	}
+	if hold > 0 {
+		if c.timer != nil {
+			c.timer.Stop()
+		} else {
+			b.users[c.User].held++
+		}
+		c.timer = time.AfterFunc(hold, func() {
+			defer b.recovered("presence panicked while ending a grace")
+			b.expire(c, reason)
+		})
+	}
+	b.mu.Unlock()
+	if hold <= 0 {
+		b.expire(c, reason)
+	}
+}
+
+// expire ends an own connection.
+func (b *base) expire(c *conn, reason Reason) {
+	b.mu.Lock()
+	if b.conns[c.ID] != c || b.closed {
+		b.mu.Unlock()
+		return
+	}
+	delete(b.conns, c.ID) // from here on nothing enters it into a room
+	u := b.users[c.User]
+	delete(u.conns, c.ID)
+	if c.timer != nil {
+		c.timer.Stop()
+		u.held--
+	}
+	if len(u.conns) == 0 {
+		delete(b.users, c.User)
+	}
+	if b.shared != nil {
+		b.shared.offline(c)
+	}
+	rooms := slices.Collect(maps.Values(c.rooms))
+	b.mu.Unlock()
+	for _, r := range rooms {
+		r.mu.Lock()
+		b.leave(r, c.ID, reason)
+		b.unlock(r)
+	}
+}
+
+// dropHeld ends the grace of a user's connections in a room that the user has come back to: no event, as the user is in it.
+func (b *base) dropHeld(r *room, a arrival) {
+	r.mu.Lock()
+	_, idle := b.leaveHeld(r, a.user, a.id)
+	b.unlock(r)
+	b.expireAll(idle)
+}
+
+// leaveHeld takes the held connections of user out of a locked room, except the one whose own late arrival it may be. It returns
+// what is written last, if anything is, and the connections that are in no room any more.
+func (b *base) leaveHeld(r *room, user, except string) (last *op, idle []*conn) {
+	b.mu.Lock()
+	u := b.users[user]
+	if u == nil || u.held == 0 || b.closed {
+		b.mu.Unlock()
+		return nil, nil
+	}
+	var held []*conn
+	for _, c := range u.conns {
+		if c.timer != nil && c.rooms[r.name] == r && r.row(c.ID) != except {
+			held = append(held, c)
+		}
+	}
+	b.mu.Unlock()
+	for _, c := range held {
+		last = b.leave(r, c.ID, ReasonTimeout)
+		b.mu.Lock()
+		if len(c.rooms) == 0 {
+			idle = append(idle, c)
+		}
+		b.mu.Unlock()
+	}
+	return last, idle
+}
+
+// expireAll ends held connections that are in no room any more. No lock is held.
+func (b *base) expireAll(idle []*conn) {
+	for _, c := range idle {
+		b.expire(c, ReasonTimeout)
+	}
+}
