@@ -39,6 +39,7 @@ type Conn struct {
 	worker *worker
 	limits *atomic.Pointer[Limits]
 	nc     net.Conn
+	socket net.Conn        // what lies under nc: with TLS, the TCP connection
 	raw    syscall.RawConn // nil: reads and writes take the generic path
 	peer   *websocket.Conn // reads, and answers control frames
 
@@ -126,9 +127,15 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	c := t.c
-	c.nc, c.raw = nc, rawConn(nc)
+	c.nc, c.socket = nc, nc
+	if secure, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		c.socket = secure.NetConn()
+	}
+	if raw := rawConn(c.socket); c.socket == nc {
+		c.raw = raw
+	}
 	// A client may have sent its first frames right behind the request.
-	early, _ := brw.Reader.Peek(brw.Reader.Buffered()) // they are buffered
+	early, _ := brw.Peek(brw.Reader.Buffered()) // they are buffered
 	c.rest = append([]byte(nil), early...)
 	size := plainReadBuffer
 	if c.raw != nil {
@@ -178,6 +185,11 @@ func (c *Conn) watch() {
 	c.mu.Unlock()
 	if closing {
 		c.pool.pings.expire(c, time.Now().Add(closeWait))
+	}
+	select {
+	case <-c.pool.stop:
+		c.Abort() // too late for the pool to do it
+	default:
 	}
 }
 

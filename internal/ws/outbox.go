@@ -1,6 +1,8 @@
 package ws
 
 import (
+	"errors"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -13,17 +15,15 @@ const closeWait = 5 * time.Second
 // It may be called from any goroutine.
 func (c *Conn) Send(f Frame) bool {
 	c.mu.Lock()
-	if c.closing || c.dead {
+	if c.closing || c.dead || c.overflowed {
 		c.mu.Unlock()
 		return false
 	}
-	if c.bytes+len(f) > c.limits.Load().SendQueue {
-		first := !c.overflowed
+	// One frame alone is taken whatever its size: it is bounded by other means, and a queue that is smaller than a message would take none.
+	if c.bytes > 0 && c.bytes+len(f)+frameCost > c.limits.Load().SendQueue {
 		c.overflowed = true
 		c.mu.Unlock()
-		if first {
-			c.owner.Slow()
-		}
+		c.owner.Slow()
 		return false
 	}
 	start := c.queue(f)
@@ -59,10 +59,13 @@ func (c *Conn) Close(code int, reason string, last Frame, discard bool) {
 	}
 }
 
+// frameCost is what a queued frame takes besides its bytes: a small one's share of the list and of the allocator's rounding.
+const frameCost = 48
+
 // queue appends f and reports whether the caller must hand the connection to its worker. c.mu is held.
 func (c *Conn) queue(f Frame) (start bool) {
 	c.pending = append(c.pending, f)
-	c.bytes += len(f)
+	c.bytes += len(f) + frameCost
 	start = !c.busy
 	c.busy = true
 	return start
@@ -75,7 +78,7 @@ func (c *Conn) discard() {
 		keep = 1
 	}
 	for _, f := range c.pending[keep:] {
-		c.bytes -= len(f)
+		c.bytes -= len(f) + frameCost
 	}
 	clear(c.pending[keep:])
 	c.pending = c.pending[:keep]
@@ -143,6 +146,7 @@ func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
 	}
 	for len(frames) > 0 && n >= len(frames[0]) {
 		n -= len(frames[0])
+		c.bytes -= frameCost
 		frames = frames[1:]
 	}
 	if len(frames) > 0 {
@@ -182,7 +186,8 @@ func (c *Conn) kill() {
 	}
 	c.dead, c.busy = true, false
 	c.pending, c.bytes = nil, 0
-	_ = c.nc.Close() // it is given up either way
+	// Not the TLS layer's Close: that may wait for a peer that does not read.
+	_ = c.socket.Close() // it is given up either way
 }
 
 // startDrain hands the write side to a goroutine that may wait for the peer: only stalled connections, and those without a
@@ -201,6 +206,11 @@ func (c *Conn) startDrain() {
 			limit := c.limits.Load().WriteTimeout
 			_ = c.nc.SetWriteDeadline(time.Now().Add(limit)) // fails only when closed, as the write then does
 			n, err := c.nc.Write(merge(frames, (*buf)[:0]))
+			if n > 0 && c.raw != nil && errors.Is(err, os.ErrDeadlineExceeded) {
+				err = nil // slow, but it takes something; TLS can't go on after a part
+			}
+			// A deadline that stays would fail the workers' writes later.
+			_ = c.nc.SetWriteDeadline(time.Time{})
 			if c.wrote(frames, n, err) == writeDone {
 				return
 			}

@@ -20,6 +20,8 @@ const checkEvery = 5 * time.Second
 // pinger is the one clock of all connections. A ping is a shared frame; an answer is any byte read after it.
 type pinger struct {
 	interval atomic.Int64  // nanoseconds between two pings of a connection
+	changed  atomic.Int64  // when the interval was changed, Unix nanoseconds: who was silent before had no reason to speak
+	wake     chan struct{} // tells run of that
 	wait     time.Duration // answerWait, shorter in tests
 
 	mu     sync.Mutex
@@ -90,6 +92,8 @@ func (p *pinger) run(pool *Pool) {
 			p.ping(pool, pings%buckets)
 			pings++
 			ping.Reset(p.tick())
+		case <-p.wake:
+			ping.Reset(p.tick())
 		case now := <-check.C:
 			p.check(pool, checks%buckets, now)
 			checks++
@@ -114,10 +118,11 @@ func (p *pinger) ping(pool *Pool, bucket int) {
 func (p *pinger) check(pool *Pool, bucket int, now time.Time) {
 	defer pool.recovered("websocket pinger", nil)
 	silentSince := now.Add(-time.Duration(p.interval.Load()) - p.wait).UnixNano()
+	changed := p.changed.Load()
 	p.mu.Lock()
 	p.scan = p.scan[:0]
 	for _, c := range p.rounds[bucket] {
-		if c.lastRead.Load() < silentSince {
+		if max(c.lastRead.Load(), changed) < silentSince {
 			p.scan = append(p.scan, c)
 		}
 	}

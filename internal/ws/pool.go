@@ -31,7 +31,7 @@ type Pool struct {
 // NewPool starts a pool whose connections are pinged every pingInterval.
 func NewPool(logger *zap.Logger, pingInterval time.Duration) *Pool {
 	p := &Pool{logger: logger, stop: make(chan struct{})}
-	p.pings.ending, p.pings.wait = make(map[*Conn]time.Time), answerWait
+	p.pings.ending, p.pings.wait, p.pings.wake = make(map[*Conn]time.Time), answerWait, make(chan struct{}, 1)
 	p.SetPingInterval(pingInterval)
 	for range runtime.GOMAXPROCS(0) {
 		w := &worker{wake: make(chan struct{}, 1), buf: make([]byte, 0, mergeLimit)}
@@ -57,7 +57,17 @@ func (p *Pool) Close() {
 }
 
 // SetPingInterval changes the time between two pings of a connection, for all of them.
-func (p *Pool) SetPingInterval(d time.Duration) { p.pings.interval.Store(int64(d)) }
+func (p *Pool) SetPingInterval(d time.Duration) {
+	if p.pings.interval.Load() == int64(d) {
+		return
+	}
+	p.pings.changed.Store(time.Now().UnixNano()) // before the interval: a check between the two is lenient
+	p.pings.interval.Store(int64(d))
+	select {
+	case p.pings.wake <- struct{}{}:
+	default:
+	}
+}
 
 // recovered logs a panic with its stack and closes the connection that it was about, if any: one connection's trouble must
 // not end the server.

@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// rawConn returns the means to read and write without blocking and without a buffer, or nil where c has none.
+// rawConn returns the means to read and write without blocking and without a buffer, or nil where c has none. It bounds what the
+// kernel takes for a client that does not read.
 func rawConn(c net.Conn) syscall.RawConn {
 	t, ok := c.(*net.TCPConn)
 	if !ok {

@@ -421,7 +421,7 @@ func BenchmarkBroadcast(b *testing.B) {
 			for i := range conns {
 				here, there := tcpPair(b)
 				defer there.Close()
-				conns[i] = &Conn{pool: pool, worker: pool.workers[i%len(pool.workers)], limits: &limits, nc: here, raw: rawConn(here), slot: -1}
+				conns[i] = &Conn{pool: pool, worker: pool.workers[i%len(pool.workers)], limits: &limits, nc: here, socket: here, raw: rawConn(here), slot: -1}
 				go func() { _, _ = io.Copy(io.Discard, there) }()
 			}
 			f := text(strings.Repeat("x", 200))
