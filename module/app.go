@@ -2,10 +2,13 @@ package module
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+
+	"github.com/caddyrooms/caddy-rooms/internal/hub"
 )
 
 func init() {
@@ -15,9 +18,8 @@ func init() {
 // App knows all handlers of one configuration. It has no configuration of its own and is loaded by the handlers.
 type App struct {
 	// Written while the configuration is provisioned, in one goroutine.
-	handlers []*Handler
+	handlers map[hubKey][]*Handler
 	redis    map[string]redisIdentity // by the name of the hub
-	count    map[string]int           // handlers by the name of the hub
 }
 
 // CaddyModule returns the Caddy module information.
@@ -30,33 +32,51 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision waits for the configuration to be live.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.redis, a.count = make(map[string]redisIdentity), make(map[string]int)
+	a.handlers, a.redis = make(map[hubKey][]*Handler), make(map[string]redisIdentity)
 	events, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("getting events app: %w", err)
 	}
-	// Start would be too early: another app may still fail to start, and then the old configuration goes on.
-	return events.(*caddyevents.App).On("started", a)
+	// Start would be too early for a policy: another app may still fail to start, and then the old configuration goes on.
+	// Cleanup would be too late for a farewell: at exit it comes after all other requests have ended.
+	return errors.Join(events.(*caddyevents.App).On("started", a), events.(*caddyevents.App).On("stopping", a))
 }
 
-// Handle implements caddyevents.Handler: the configuration is live.
-func (a *App) Handle(context.Context, caddy.Event) error {
-	for _, h := range a.handlers {
-		h.activate()
+// Handle implements caddyevents.Handler: the configuration is live, or at its end.
+func (a *App) Handle(_ context.Context, e caddy.Event) error {
+	switch {
+	case e.Name() == "started":
+		a.activate()
+	case caddy.Exiting():
+		for _, handlers := range a.handlers {
+			handlers[0].hub.beginClose()
+		}
 	}
 	return nil
 }
 
-// add takes a handler in and returns which one of its hub it is, counted from 0. Handlers of one hub must agree on its Redis.
-func (a *App) add(h *Handler, key hubKey) (int, error) {
+// activate makes the policies of the configuration those in force.
+func (a *App) activate() {
+	for _, handlers := range a.handlers {
+		bindings := make([]hub.Binding, len(handlers))
+		for i, h := range handlers {
+			bindings[i] = h.binding()
+		}
+		for i, e := range handlers[0].hub.Bind(bindings) {
+			handlers[i].endpoint.Store(e)
+		}
+	}
+}
+
+// add takes a handler in. Handlers of one hub must agree on its Redis.
+func (a *App) add(h *Handler, key hubKey) error {
 	if other, ok := a.redis[key.name]; ok && other != key.redis {
-		return 0, fmt.Errorf("two rooms handlers name the hub %q but not the same redis (%s, %s): use another hub name or the same redis block",
+		return fmt.Errorf("two rooms handlers name the hub %q but not the same redis (%s, %s): use another hub name or the same redis block",
 			key.name, other, key.redis)
 	}
 	a.redis[key.name] = key.redis
-	a.handlers = append(a.handlers, h)
-	a.count[key.name]++
-	return a.count[key.name] - 1, nil
+	a.handlers[key] = append(a.handlers[key], h)
+	return nil
 }
 
 // Start implements caddy.App.

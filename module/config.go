@@ -59,11 +59,11 @@ type Handler struct {
 	Presence *PresenceConfig `json:"presence,omitempty"`
 
 	// Rate limits, in the order in which they are checked, after the default ones. A limit named like a default one
-	// (`publish`, `connect`) replaces it. Default: empty, only the default limits hold.
+	// (`publish`, `status`, `join`, `connect`) replaces it. Default: empty, only the default limits hold.
 	Limits []LimitConfig `json:"limits,omitempty"`
 
-	// Turn off the default limits: `publish`, 50 events in 1 second for each connection, counted by each instance;
-	// and `connect`, 200 in 10 seconds for each client IP address (for each /64 network with IPv6), counted over all
+	// Turn off the default limits: `publish` and `status`, 50 events in 1 second, and `join`, 100 in 1 second, each for
+	// each connection; and `connect`, 200 in 10 seconds for each client IP address (for each /64 network with IPv6), counted over all
 	// instances. Default: false.
 	NoDefaultLimits bool `json:"no_default_limits,omitempty"`
 

@@ -4,9 +4,11 @@ package module
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
@@ -24,9 +26,9 @@ type handlerState struct {
 	logger   *zap.Logger
 	key      *hubKey // of the hub in use; nil before it was taken from the pool
 	hub      *sharedHub
-	endpoint *hub.Endpoint
 	policy   *hub.Policy
-	keys     map[string]bool // templates of limits' keys that depend on the request
+	keys     []hub.Key                     // of the limits whose keys depend on the request
+	endpoint *atomic.Pointer[hub.Endpoint] // filled when the configuration is live
 }
 
 // CaddyModule returns the Caddy module information.
@@ -54,16 +56,14 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting rooms app: %w", err)
 	}
 	key := hubKey{name: h.Hub, redis: redis.identity()}
-	ordinal, err := appModule.(*App).add(h, key)
-	if err != nil {
+	if err := appModule.(*App).add(h, key); err != nil {
 		return err
 	}
 	shared, err := loadHub(key, redis, h, h.logger)
 	if err != nil {
 		return fmt.Errorf("opening hub %q: %w", h.Hub, err)
 	}
-	h.key, h.hub = &key, shared
-	h.endpoint = shared.Endpoint(ordinal)
+	h.key, h.hub, h.endpoint = &key, shared, new(atomic.Pointer[hub.Endpoint])
 	h.policy, err = h.buildPolicy()
 	return err
 }
@@ -77,8 +77,14 @@ func (h *Handler) Cleanup() error {
 	return err
 }
 
-// activate makes the handler's policy the one in force.
-func (h *Handler) activate() { h.endpoint.Bind(h.policy) }
+// binding is what the handler says to its hub.
+func (h *Handler) binding() hub.Binding {
+	return hub.Binding{
+		Admission: fmt.Sprintf("%q %t %q %q", h.User, h.Anonymous, h.Device, h.Origins),
+		Config:    string(caddyconfig.JSON(h, nil)),
+		Policy:    h.policy,
+	}
+}
 
 // buildPolicy translates the configuration, which has been validated, for the hub.
 func (h *Handler) buildPolicy() (*hub.Policy, error) {
@@ -102,13 +108,15 @@ func (h *Handler) buildPolicy() (*hub.Policy, error) {
 		}
 		p.Rooms = append(p.Rooms, rule)
 	}
-	h.keys = make(map[string]bool)
 	for _, l := range h.limits() {
-		limit := hub.Limit{Limit: l.limit(), On: hub.Action(l.On), Key: l.Key, Observe: l.Observe, Limiter: h.hub.limiter(l), Outage: ratelimit.Outage(l.OnOutage)}
-		if l.hasRequestKey() {
-			h.keys[l.Key] = true
+		key := hub.NewKey(l.Key, l.hasRequestKey())
+		if key.Request {
+			h.keys = append(h.keys, key)
 		}
-		p.Limits = append(p.Limits, limit)
+		p.Limits = append(p.Limits, hub.Limit{
+			Limit: l.limit(), On: hub.Action(l.On), Key: key, Observe: l.Observe,
+			Limiter: h.hub.limiter(l), Outage: ratelimit.Outage(l.OnOutage),
+		})
 	}
 	return p, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -33,6 +34,9 @@ type sharedHub struct {
 	db      *redisdb.DB // nil: in memory
 	local   *ratelimit.Memory
 	cluster ratelimit.Limiter // nil: in memory
+
+	closing sync.Once
+	closed  chan struct{} // closed when all is closed
 }
 
 // loadHub returns the hub with that identity, made if there is none. It dials nothing and starts nothing.
@@ -47,7 +51,7 @@ func loadHub(key hubKey, redis *redisSettings, h *Handler, logger *zap.Logger) (
 }
 
 func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *zap.Logger) *sharedHub {
-	s := &sharedHub{logger: logger, local: ratelimit.NewMemory()}
+	s := &sharedHub{logger: logger, local: ratelimit.NewMemory(), closed: make(chan struct{})}
 	opts := hub.Options{Node: hub.NewNodeID(), Logger: logger, Timeout: time.Second}
 	if redis == nil {
 		opts.Open = func(o presence.Observer, _ bus.Receiver) hub.Backend {
@@ -85,29 +89,42 @@ func (s *sharedHub) limiter(l LimitConfig) ratelimit.Limiter {
 // closeMargin is what closing a hub may take besides its drain.
 const closeMargin = 500 * time.Millisecond
 
-// Destruct implements caddy.Destructor: no configuration uses the hub any more. At exit it drains before the process ends; on a
-// reload, which holds up the admin API, it does so in the background.
-func (s *sharedHub) Destruct() error {
-	if caddy.Exiting() {
-		return s.close()
-	}
-	go func() {
-		defer func() {
-			if r := recover(); r != nil {
-				s.logger.Error("panic while closing hub", zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
+// beginClose starts to close the hub, once. It returns at once.
+func (s *sharedHub) beginClose() {
+	s.closing.Do(func() {
+		go func() {
+			defer close(s.closed)
+			defer func() {
+				if r := recover(); r != nil {
+					s.logger.Error("panic while closing hub", zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
+				}
+			}()
+			if err := s.close(); err != nil {
+				s.logger.Error("closing hub", zap.Error(err))
 			}
 		}()
-		if err := s.close(); err != nil {
-			s.logger.Error("closing hub", zap.Error(err))
-		}
-	}()
+	})
+}
+
+// Destruct implements caddy.Destructor: no configuration uses the hub any more. At exit it waits for the clients to be sent away, but
+// not for a Redis that does not answer; on a reload, which holds up the admin API, for nothing.
+func (s *sharedHub) Destruct() error {
+	s.beginClose()
+	if !caddy.Exiting() {
+		return nil
+	}
+	select {
+	case <-s.closed:
+	case <-time.After(s.DrainWindow() + closeMargin):
+	}
 	return nil
 }
 
 func (s *sharedHub) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.DrainWindow()+closeMargin)
 	defer cancel()
-	err := errors.Join(s.Close(ctx), s.local.Close())
+	// At exit other instances may take the clients over; a hub that a reload has removed has no others to go to.
+	err := errors.Join(s.Close(ctx, caddy.Exiting()), s.local.Close())
 	if s.db != nil {
 		err = errors.Join(err, s.cluster.Close(), s.db.Close())
 	}

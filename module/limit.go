@@ -24,10 +24,13 @@ var (
 // clientIPKey is the default key on connect. An IPv6 address counts as its /64 there.
 const clientIPKey = "{http.vars.client_ip}"
 
-// defaultLimits hold unless no_default_limits is set or a limit of the same name replaces them. The first stops a client
-// that floods, without a round trip to Redis; the second one address that opens connections faster than an office does.
+// defaultLimits hold unless no_default_limits is set or a limit of the same name replaces them. Those for each connection stop a client
+// that floods, without a round trip to Redis; the last one address that opens connections faster than an office does. A client may
+// join as many rooms as it may be in at once.
 var defaultLimits = []LimitConfig{
 	{Name: "publish", On: "publish", Key: "{rooms.conn}", Events: 50, Window: caddy.Duration(time.Second), Scope: "instance"},
+	{Name: "status", On: "status", Key: "{rooms.conn}", Events: 50, Window: caddy.Duration(time.Second), Scope: "instance"},
+	{Name: "join", On: "join", Key: "{rooms.conn}", Events: 100, Window: caddy.Duration(time.Second), Scope: "instance"},
 	{Name: "connect", On: "connect", Events: 200, Window: caddy.Duration(10 * time.Second)},
 }
 

@@ -42,7 +42,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return err
 	}
-	if !h.endpoint.Accepting() {
+	endpoint := h.endpoint.Load()
+	if endpoint == nil || !endpoint.Accepting() {
 		return refuseFor(w, http.StatusServiceUnavailable, 1+rand.N(5*time.Second), errors.New("not accepting connections"))
 	}
 	if !h.originAllowed(r) {
@@ -50,7 +51,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	keys := h.expandKeys(repl)
-	if limit, decision := h.endpoint.Connect(r.Context(), keys); limit != nil {
+	if limit, decision := endpoint.Connect(r.Context(), keys); limit != nil {
 		return refuseLimit(w, limit, decision)
 	}
 	client, refusal := h.identify(repl)
@@ -66,7 +67,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			client.Rooms = append(client.Rooms, room)
 		}
 	}
-	if !h.endpoint.Admit() {
+	if !endpoint.Admit() {
 		refusal := &wire.Error{Code: wire.Unavailable, Message: "too many connections"}
 		if speaks {
 			return h.refuseSpeaking(w, r, wire.CloseTooManyConnections, refusal)
@@ -76,7 +77,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		fields.Add(zap.String("rooms_conn", client.Conn))
 	}
-	if err := h.endpoint.Accept(w, r, client); err != nil {
+	if err := endpoint.Accept(w, r, client); err != nil {
 		// The response is written.
 		h.logger.Debug("upgrade failed", zap.Error(err))
 	}
@@ -85,7 +86,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // refuseSpeaking upgrades only to say why the client is not admitted.
 func (h *Handler) refuseSpeaking(w http.ResponseWriter, r *http.Request, code int, refusal *wire.Error) error {
-	if err := h.endpoint.Refuse(w, r, code, &wire.Refusal{Error: *refusal}); err != nil {
+	if err := h.endpoint.Load().Refuse(w, r, code, &wire.Refusal{Error: *refusal}); err != nil {
 		h.logger.Debug("upgrade failed", zap.Error(err))
 	}
 	return nil
@@ -173,18 +174,21 @@ func printable(s string) string {
 	return s
 }
 
-// expandKeys expands the keys of the limits that depend on the request.
-func (h *Handler) expandKeys(repl *caddy.Replacer) map[string]string {
+// expandKeys expands the texts of the limits' keys that depend on the request.
+func (h *Handler) expandKeys(repl *caddy.Replacer) map[string][]string {
 	if len(h.keys) == 0 {
 		return nil
 	}
-	keys := make(map[string]string, len(h.keys))
-	for template := range h.keys {
-		key := repl.ReplaceKnown(template, "")
-		if template == clientIPKey {
-			key = network(key)
+	keys := make(map[string][]string, len(h.keys))
+	for _, k := range h.keys {
+		texts := make([]string, len(k.Texts))
+		for i, text := range k.Texts {
+			texts[i] = repl.ReplaceKnown(text, "")
 		}
-		keys[template] = key
+		if k.Template == clientIPKey {
+			texts[0] = network(texts[0])
+		}
+		keys[k.Template] = texts
 	}
 	return keys
 }

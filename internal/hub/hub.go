@@ -74,38 +74,30 @@ type Hub struct {
 	endpoints []*Endpoint      // guarded by mu
 }
 
-// New returns a hub that does nothing until one of its endpoints is bound.
+// New returns a hub that does nothing until it is bound.
 func New(opts Options) *Hub {
 	return &Hub{opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6), rooms: make(map[string]*room)}
-}
-
-// Endpoint returns the hub's n-th endpoint, counted from 0.
-func (h *Hub) Endpoint(n int) *Endpoint {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for len(h.endpoints) <= n {
-		h.endpoints = append(h.endpoints, &Endpoint{hub: h})
-	}
-	return h.endpoints[n]
 }
 
 // unsubscribeAfter is how long an empty room is kept, so that coming and going causes no subscriptions.
 const unsubscribeAfter = 30 * time.Second
 
-// start opens the backend, once, and takes over what a policy says about the whole hub.
-func (h *Hub) start(p *Policy) {
-	h.coalesce.Store(int64(p.Coalesce))
+// start opens the backend, once, and takes over what the policies say about the whole hub.
+func (h *Hub) start() {
+	longest := func(of func(*Policy) time.Duration) time.Duration { return most(h, of) }
+	h.coalesce.Store(int64(longest(func(p *Policy) time.Duration { return p.Coalesce })))
 	// A room outlives the memberships that are held in it, so that a return on another instance is heard.
-	h.linger.Store(int64(unsubscribeAfter + p.Grace))
+	h.linger.Store(int64(unsubscribeAfter + longest(func(p *Policy) time.Duration { return p.Grace })))
+	ping := longest(func(p *Policy) time.Duration { return p.Ping })
 	h.started.Do(func() {
-		h.pool = ws.NewPool(h.logger, p.Ping)
+		h.pool = ws.NewPool(h.logger, ping)
 		h.backend = h.opts.Open(h, h)
 		h.running.Store(true)
 		if h.backend.Shared {
 			go h.subscribeUsers()
 		}
 	})
-	h.pool.SetPingInterval(p.Ping)
+	h.pool.SetPingInterval(ping)
 }
 
 // subscribeUsers subscribes to what concerns users wherever they are. Without an answer the bus goes on trying.
@@ -119,8 +111,9 @@ func (h *Hub) subscribeUsers() {
 }
 
 // Close gives every connection a notice and a close frame, spread over the longest drain of the endpoints, waits until
-// they are gone, then gives up presence and closes the backend. ctx bounds all of it.
-func (h *Hub) Close(ctx context.Context) error {
+// they are gone, then gives up presence and closes the backend. With comeBack members keep their places for the longest grace, as
+// other instances go on with the hub; otherwise they leave. ctx bounds all of it.
+func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 	h.mu.Lock()
 	closed := h.draining.Swap(true)
 	h.mu.Unlock()
@@ -128,7 +121,10 @@ func (h *Hub) Close(ctx context.Context) error {
 		return nil
 	}
 	h.drain(ctx, h.DrainWindow())
-	grace := most(h, func(p *Policy) time.Duration { return p.Grace })
+	var grace time.Duration
+	if comeBack {
+		grace = most(h, func(p *Policy) time.Duration { return p.Grace })
+	}
 
 	h.mu.Lock()
 	for _, r := range h.rooms {
@@ -180,23 +176,6 @@ func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func
 		}
 		s.closeIn(wire.CloseRestart, "restart", rand.N(max(window, time.Second)), false)
 	}
-}
-
-// DrainWindow returns the longest drain of the endpoints.
-func (h *Hub) DrainWindow() time.Duration {
-	return most(h, func(p *Policy) time.Duration { return p.Drain })
-}
-
-// most returns the largest of what the endpoints' policies say.
-func most[T int | time.Duration](h *Hub, of func(*Policy) T) (largest T) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	for _, e := range h.endpoints {
-		if p := e.policy.Load(); p != nil {
-			largest = max(largest, of(p))
-		}
-	}
-	return largest
 }
 
 // Connections returns how many connections are open.

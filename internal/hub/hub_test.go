@@ -69,12 +69,11 @@ func open(t *testing.T, change func(*Policy)) *house {
 			return Backend{Store: presence.NewMemory(presence.Options{}, o), Bus: h.bus, Shared: true}
 		},
 	})
-	h.endpoint = h.Endpoint(0)
 	p := defaultPolicy()
 	if change != nil {
 		change(p)
 	}
-	h.endpoint.Bind(p)
+	h.endpoint = h.bind(p)
 	h.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !h.endpoint.Accepting() || !h.endpoint.Admit() {
 			http.Error(w, "no", http.StatusServiceUnavailable)
@@ -89,12 +88,15 @@ func open(t *testing.T, change func(*Policy)) *house {
 		h.server.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
-		if err := h.Close(ctx); err != nil {
+		if err := h.Close(ctx, true); err != nil {
 			t.Error(err)
 		}
 	})
 	return h
 }
+
+// bind makes p the policy of the one endpoint.
+func (h *house) bind(p *Policy) *Endpoint { return h.Bind([]Binding{{Policy: p}})[0] }
 
 // client is a client whose frames are expected one by one.
 type client = roomstest.Client
@@ -368,9 +370,9 @@ func TestLimits(t *testing.T) {
 	publish := ratelimit.Limit{Name: "publish", Events: 2, Window: time.Hour}
 	h := open(t, func(p *Policy) {
 		p.Limits = []Limit{
-			{Limit: publish, On: OnPublish, Key: "{rooms.conn}", Limiter: &limiter{n: 2}},
-			{Limit: ratelimit.Limit{Name: "watch", Events: 1, Window: time.Hour}, On: OnPublish, Key: "{rooms.user}", Limiter: &limiter{}, Observe: true},
-			{Limit: ratelimit.Limit{Name: "join", Events: 9, Window: time.Minute}, On: OnJoin, Key: "{rooms.user}/{rooms.room}", Limiter: keys},
+			{Limit: publish, On: OnPublish, Key: NewKey("{rooms.conn}", false), Limiter: &limiter{n: 2}},
+			{Limit: ratelimit.Limit{Name: "watch", Events: 1, Window: time.Hour}, On: OnPublish, Key: NewKey("{rooms.user}", false), Limiter: &limiter{}, Observe: true},
+			{Limit: ratelimit.Limit{Name: "join", Events: 9, Window: time.Minute}, On: OnJoin, Key: NewKey("{rooms.user}/{rooms.room}", false), Limiter: keys},
 		}
 	})
 	ann := roomstest.Connect(t, h.server.URL+"?user=ann", nil)
@@ -477,7 +479,7 @@ func TestCloseSaysWhenToComeBack(t *testing.T) {
 		clients[i].Next("ack")
 	}
 	done := make(chan error)
-	go func() { done <- h.Close(context.Background()) }()
+	go func() { done <- h.Close(context.Background(), true) }()
 	for _, c := range clients {
 		bye := c.Next("bye")
 		equal(t, "code", bye["code"], 4200.0)
@@ -505,10 +507,10 @@ func TestPolicyBindsOpenConnections(t *testing.T) {
 	closed, _ := ParsePattern("*")
 	p.Rooms = []RoomRule{{Pattern: closed, Publish: Nobody}}
 	p.CloseOnRebind = true
-	h.endpoint.Bind(p)
+	h.bind(p)
 	ann.Send(`{"type":"publish","id":1,"room":"lobby"}`)
 	ann.Refused("forbidden")
-	h.endpoint.Bind(defaultPolicy())
+	h.bind(defaultPolicy())
 	equal(t, "bye", ann.Next("bye")["code"], 4200.0)
 }
 

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -18,6 +19,31 @@ const errorEvery = time.Second
 // floodFactor is how many times a limit's events may be refused within its window before the connection is closed.
 const floodFactor = 20
 
+// Key is what a limit counts separately: texts with the placeholders {rooms.conn}, {rooms.user} and {rooms.room} between them. Only
+// what the operator has written is looked through for these, nothing that a client has sent.
+type Key struct {
+	Template string
+	Texts    []string // one more than there are placeholders between them
+	Request  bool     // the texts are templates themselves, expanded at the upgrade
+	names    []string
+}
+
+// NewKey splits a template. request tells that its texts depend on the request of the upgrade.
+func NewKey(template string, request bool) Key {
+	k := Key{Template: template, Request: request}
+	places := roomsPlaceholder.FindAllStringIndex(template, -1)
+	start := 0
+	for _, p := range places {
+		k.Texts = append(k.Texts, template[start:p[0]])
+		k.names = append(k.names, template[p[0]:p[1]])
+		start = p[1]
+	}
+	k.Texts = append(k.Texts, template[start:])
+	return k
+}
+
+var roomsPlaceholder = regexp.MustCompile(`\{rooms\.(conn|user|room)\}`)
+
 // refusals is what one limit has refused a session.
 type refusals struct {
 	told       time.Time // when the last error was sent
@@ -27,11 +53,11 @@ type refusals struct {
 }
 
 // Connect decides on an upgrade. It returns the limit that refuses it, or nil.
-func (e *Endpoint) Connect(ctx context.Context, keys map[string]string) (*Limit, ratelimit.Decision) {
+func (e *Endpoint) Connect(ctx context.Context, keys map[string][]string) (*Limit, ratelimit.Decision) {
 	p := e.policy.Load()
 	for i := range p.Limits {
 		if l := &p.Limits[i]; l.On == OnConnect {
-			if d := e.hub.decide(ctx, l, keys[l.Key]); !d.Allowed {
+			if d := e.hub.decide(ctx, l, strings.Join(keys[l.Key.Template], "")); !d.Allowed {
 				return l, d
 			}
 		}
@@ -64,7 +90,7 @@ func (s *Session) allow(action Action, req *wire.Request) bool {
 		if l.On != action {
 			continue
 		}
-		if d := s.hub.decide(context.Background(), l, s.key(l.Key, req.Room)); !d.Allowed {
+		if d := s.hub.decide(context.Background(), l, s.key(&l.Key, req.Room)); !d.Allowed {
 			s.refuseLimit(req, l, d)
 			return false
 		}
@@ -73,19 +99,36 @@ func (s *Session) allow(action Action, req *wire.Request) bool {
 }
 
 // key fills in a limit's key for this session.
-func (s *Session) key(template, room string) string {
-	switch template { // the usual ones, at no cost
+func (s *Session) key(k *Key, room string) string {
+	texts := k.Texts
+	if k.Request {
+		var known bool
+		if texts, known = s.keys[k.Template]; !known {
+			return s.id // the limit came with a reload: its key was not expanded for this client
+		}
+	}
+	if len(texts) == 2 && texts[0] == "" && texts[1] == "" { // the usual ones, at no cost
+		return s.value(k.names[0], room)
+	}
+	var b strings.Builder
+	for i, text := range texts {
+		b.WriteString(text)
+		if i < len(k.names) {
+			b.WriteString(s.value(k.names[i], room))
+		}
+	}
+	return b.String()
+}
+
+func (s *Session) value(name, room string) string {
+	switch name {
 	case "{rooms.conn}":
 		return s.id
 	case "{rooms.user}":
 		return s.user
-	case "{rooms.room}":
+	default:
 		return room
 	}
-	if expanded, ok := s.keys[template]; ok {
-		template = expanded
-	}
-	return strings.NewReplacer("{rooms.conn}", s.id, "{rooms.user}", s.user, "{rooms.room}", room).Replace(template)
 }
 
 // refuseLimit answers a request over a limit, at most once a second; a client that goes on regardless is closed.

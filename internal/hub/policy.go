@@ -1,8 +1,6 @@
 package hub
 
 import (
-	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
@@ -79,7 +77,7 @@ const (
 type Limit struct {
 	ratelimit.Limit
 	On      Action
-	Key     string // a template; {rooms.conn}, {rooms.user} and {rooms.room} are filled in here, the rest at the upgrade
+	Key     Key
 	Limiter ratelimit.Limiter
 	Outage  ratelimit.Outage // what Limiter does then
 	Observe bool             // count and log, refuse nothing
@@ -89,26 +87,3 @@ type Limit struct {
 func (l *Limit) Unavailable(d ratelimit.Decision) bool {
 	return d.Local && l.Outage == ratelimit.OutageDeny
 }
-
-// Endpoint is one place where clients enter a hub. Its policy may differ from that of other endpoints of the hub.
-type Endpoint struct {
-	hub    *Hub
-	policy atomic.Pointer[Policy] // nil until Bind
-	limits atomic.Pointer[ws.Limits]
-}
-
-// Bind makes p the endpoint's policy, for open connections too. It starts the hub if that has not started.
-func (e *Endpoint) Bind(p *Policy) {
-	e.limits.Store(&p.Transport)
-	old := e.policy.Swap(p)
-	e.hub.start(p)
-	if old != nil && old.CloseOnRebind {
-		go e.hub.closeSpread(context.Background(), p.Drain, func(s *Session) bool { return s.endpoint == e })
-	}
-}
-
-// Policy returns the policy in force, nil before the first Bind.
-func (e *Endpoint) Policy() *Policy { return e.policy.Load() }
-
-// Hub returns the hub that the endpoint leads into.
-func (e *Endpoint) Hub() *Hub { return e.hub }

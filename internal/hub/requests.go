@@ -69,6 +69,8 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 		return
 	case !byServer && !s.allow(OnJoin, req):
 		return
+	case in && (req.Status != "" || req.State != nil) && !s.allow(OnStatus, req):
+		return // it is a change of status by another name
 	}
 	mode := min(req.Presence, rule.Presence)
 	ctx, cancel := s.hub.context()
@@ -217,7 +219,8 @@ func (s *Session) status(req *wire.Request) {
 
 func (s *Session) members(req *wire.Request) {
 	rule := s.endpoint.Policy().rule(req.Room)
-	switch _, in := s.rooms[req.Room]; {
+	m, in := s.rooms[req.Room]
+	switch {
 	case !in:
 		s.refuseNotJoined(req)
 		return
@@ -229,8 +232,8 @@ func (s *Session) members(req *wire.Request) {
 	s.hub.backend.Store.View(req.Room, func(v presence.View, degraded bool) {
 		page := v.Page(req.Cursor, wire.MaxPage)
 		a.Snapshot, a.Degraded = &page, degraded
+		m.room.answer(m, s.frame(&a))
 	})
-	s.conn.Send(s.frame(&a))
 }
 
 // ack answers a request that wants an answer.
@@ -241,7 +244,7 @@ func (s *Session) ack(a *wire.Ack) {
 }
 
 func (s *Session) frame(a *wire.Ack) ws.Frame {
-	size := 256
+	size := 64 + len(a.ID) + len(a.Room)
 	if a.Snapshot != nil {
 		size += 128 * len(a.Snapshot.Members)
 	}

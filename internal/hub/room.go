@@ -9,7 +9,6 @@ import (
 
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
-	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
 // room is the local side of a room: who of its members is connected here.
@@ -140,7 +139,7 @@ func (r *room) add(m *membership, mode wire.Presence, ack ws.Frame) {
 	defer r.mu.Unlock()
 	s.conn.Send(ack)
 	if m.slot >= 0 {
-		r.members[m.slot].mode = mode
+		r.members[m.slot].mode, r.members[m.slot].from = mode, r.feed.total
 		return
 	}
 	if !s.place(m) {
@@ -148,6 +147,14 @@ func (r *room) add(m *membership, mode wire.Presence, ack ws.Frame) {
 	}
 	m.slot = len(r.members)
 	r.members = append(r.members, member{membership: m, conn: s.conn, mode: mode, from: r.feed.total})
+}
+
+// answer sends m a page of the room's presence, behind all changes that it has. It is called with the room locked in the presence store.
+func (r *room) answer(m *membership, page ws.Frame) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tell()
+	m.session.conn.Send(page)
 }
 
 // remove takes m out: nothing of the room is sent to it any more.
@@ -174,106 +181,4 @@ func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
 			c.Send(f)
 		}
 	}
-}
-
-// feed collects the changes of a room's presence until they are told together.
-type feed struct {
-	total   uint64   // changes ever received
-	pending []change // the latest of them, not yet told
-	timer   *time.Timer
-}
-
-type change struct {
-	pseq   uint64
-	count  int
-	events []byte // JSON, joined by commas
-}
-
-func (f *feed) stop() {
-	if f.timer != nil {
-		f.timer.Stop()
-	}
-}
-
-// PresenceChanged implements presence.Observer.
-func (h *Hub) PresenceChanged(name string, c presence.Change) {
-	r := h.room(name)
-	if r == nil || len(c.Events) == 0 {
-		return
-	}
-	var events []byte
-	for i := range c.Events {
-		if i > 0 {
-			events = append(events, ',')
-		}
-		events = wire.AppendEvent(events, &c.Events[i])
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	f := &r.feed
-	f.total++
-	f.pending = append(f.pending, change{c.PSeq, c.Count, events})
-	wait := time.Duration(h.coalesce.Load())
-	switch {
-	case wait <= 0:
-		r.tell()
-	case len(f.pending) > 1: // the timer runs
-	case f.timer == nil:
-		f.timer = time.AfterFunc(wait, func() {
-			defer h.recovered(nil)
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.tell()
-		})
-	default:
-		f.timer.Reset(wait)
-	}
-}
-
-// tell sends the pending changes. A member that came while they were collected gets those that its snapshot did not have. r.mu is held.
-func (r *room) tell() {
-	f := &r.feed
-	pending := f.pending
-	f.pending = nil
-	if len(pending) == 0 {
-		return
-	}
-	base := f.total - uint64(len(pending)) // the changes told before
-	full, count := make([]ws.Frame, len(pending)), make([]ws.Frame, len(pending))
-	for i := range r.members {
-		m := &r.members[i]
-		frames := full
-		switch m.mode {
-		case wire.PresenceNone:
-			continue
-		case wire.PresenceCount:
-			frames = count
-		case wire.PresenceFull:
-		}
-		first := 0
-		if m.from > base {
-			if first = int(m.from - base); first >= len(pending) {
-				continue
-			}
-		}
-		if frames[first] == nil {
-			frames[first] = presenceFrame(r.name, pending[first:], m.mode)
-		}
-		m.conn.Send(frames[first])
-	}
-}
-
-// presenceFrame makes one frame of several changes.
-func presenceFrame(room string, changes []change, mode wire.Presence) ws.Frame {
-	last := changes[len(changes)-1]
-	var events []byte
-	if mode == wire.PresenceFull {
-		for i, c := range changes {
-			if i > 0 {
-				events = append(events, ',')
-			}
-			events = append(events, c.events...)
-		}
-	}
-	return ws.Text(wire.AppendPresence(ws.Buffer(128+len(room)+len(events)), room, last.pseq, last.count, events))
 }

@@ -24,8 +24,8 @@ type Client struct {
 	Device string
 	// Rooms are joined right after the welcome.
 	Rooms []string
-	// Keys are the expanded keys of the policy's limits, by template; those that are made of {rooms.*} alone are left out.
-	Keys map[string]string
+	// Keys are the expanded texts of the limits' keys that depend on the request, by template.
+	Keys map[string][]string
 }
 
 // NewConnID returns the id of a connection, unique over all instances.
@@ -49,7 +49,7 @@ type Session struct {
 	user      string
 	device    string
 	anonymous bool
-	keys      map[string]string
+	keys      map[string][]string
 
 	// Owned by the reader's goroutine.
 	rooms     map[string]*membership // also read, under mu, by drop
@@ -64,7 +64,7 @@ type Session struct {
 
 // Accepting tells whether the endpoint takes connections now.
 func (e *Endpoint) Accepting() bool {
-	return e.policy.Load() != nil && e.hub.running.Load() && !e.hub.draining.Load()
+	return e.hub.running.Load() && !e.hub.draining.Load()
 }
 
 // Admit counts a connection in, which Accept must get next, or returns false when there are too many.
@@ -266,7 +266,7 @@ func (s *Session) end(peerCode int) {
 	switch {
 	case code != 0 && !wire.MayReconnect(code):
 		hold, reason = 0, presence.ReasonKicked
-	case code == 0 && peerCode == wire.CloseNormal:
+	case code == 0 && (peerCode == wire.CloseNormal || peerCode == wire.CloseNoStatus):
 		hold, reason = 0, presence.ReasonLeft
 	case code == 0 && peerCode == wire.CloseGoingAway:
 		hold = min(hold, goingAwayHold)

@@ -40,7 +40,7 @@ type Request struct {
 
 // Decode decodes one client frame. On an error the request has the ID, if there was a good one, so that the
 // answer finds the question; the error's message never repeats what the client sent.
-// Unknown fields are ignored, null counts as absent, and of a field that comes twice the last one counts.
+// Unknown fields are ignored, null is passed over, and of a field that comes twice the last one counts.
 func Decode(frame []byte) (Request, *Error) {
 	req := Request{Presence: PresenceFull}
 	s, err := object(frame)

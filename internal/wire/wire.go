@@ -10,9 +10,6 @@ import (
 // Subprotocol is the WebSocket subprotocol that names this version of the protocol.
 const Subprotocol = "rooms.v1"
 
-// BearerPrefix begins the second subprotocol that a client may offer to carry a token. It is never echoed nor logged.
-const BearerPrefix = "rooms.bearer."
-
 // Bounds of names, in bytes; MaxStatus is in characters.
 const (
 	MaxRoom   = 200
@@ -46,6 +43,7 @@ const (
 const (
 	CloseNormal             = 1000
 	CloseGoingAway          = 1001
+	CloseNoStatus           = 1005 // never on the wire: what a browser's close() without a code amounts to
 	CloseProtocolError      = 4000
 	CloseUnauthorized       = 4001
 	CloseForbidden          = 4002

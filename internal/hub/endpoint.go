@@ -1,0 +1,106 @@
+package hub
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+)
+
+// Endpoint is one place where clients enter a hub. Its policy may differ from that of other endpoints of the hub.
+type Endpoint struct {
+	hub       *Hub
+	admission string                 // guarded by Hub.mu
+	config    string                 // guarded by Hub.mu
+	policy    atomic.Pointer[Policy] // never nil
+	limits    atomic.Pointer[ws.Limits]
+}
+
+// Policy returns the policy in force.
+func (e *Endpoint) Policy() *Policy { return e.policy.Load() }
+
+// Binding is what the running configuration says about one endpoint.
+type Binding struct {
+	// Admission is whom the endpoint admits and how they are named. Clients never pass to an endpoint with another one.
+	Admission string
+	// Config is all that there is to say about the endpoint, so that an unchanged one is known again.
+	Config string
+	Policy *Policy
+}
+
+// Bind makes bindings the hub's endpoints, and returns these in the same order. Clients stay where their endpoint has not changed, or
+// where the one that it has become can't be mistaken for another; their new policy holds at once. The clients of endpoints that are no more
+// are asked to come again. The first call starts the hub. Calls must not overlap.
+func (h *Hub) Bind(bindings []Binding) []*Endpoint {
+	h.mu.Lock()
+	orphans := h.endpoints
+	heirs := make([]*Endpoint, len(bindings))
+	inherit := func(i int, of func(*Endpoint) bool) {
+		if at := slices.IndexFunc(orphans, of); at >= 0 {
+			heirs[i] = orphans[at]
+			orphans = slices.Delete(slices.Clone(orphans), at, at+1)
+		}
+	}
+	for i, b := range bindings {
+		inherit(i, func(e *Endpoint) bool { return e.config == b.Config && e.admission == b.Admission })
+	}
+	for i, b := range bindings {
+		same := func(e *Endpoint) bool { return e.admission == b.Admission }
+		rivals := 0
+		for j, other := range bindings {
+			if heirs[j] == nil && other.Admission == b.Admission {
+				rivals++
+			}
+		}
+		if heirs[i] == nil && rivals == 1 && count(orphans, same) == 1 {
+			inherit(i, same)
+		}
+	}
+	var closing []*Endpoint
+	for i, b := range bindings {
+		e := heirs[i]
+		if e == nil {
+			e = &Endpoint{hub: h}
+			heirs[i] = e
+		}
+		e.admission, e.config = b.Admission, b.Config
+		e.limits.Store(&b.Policy.Transport)
+		if old := e.policy.Swap(b.Policy); old != nil && old.CloseOnRebind {
+			closing = append(closing, e)
+		}
+	}
+	h.endpoints = slices.Clone(heirs)
+	h.mu.Unlock()
+
+	h.start()
+	if closing = append(closing, orphans...); len(closing) > 0 {
+		go h.closeSpread(context.Background(), h.DrainWindow(), func(s *Session) bool { return slices.Contains(closing, s.endpoint) })
+	}
+	return heirs
+}
+
+func count(endpoints []*Endpoint, of func(*Endpoint) bool) (n int) {
+	for _, e := range endpoints {
+		if of(e) {
+			n++
+		}
+	}
+	return n
+}
+
+// DrainWindow returns the longest drain of the endpoints.
+func (h *Hub) DrainWindow() time.Duration {
+	return most(h, func(p *Policy) time.Duration { return p.Drain })
+}
+
+// most returns the largest of what the endpoints' policies say.
+func most[T int | time.Duration](h *Hub, of func(*Policy) T) (largest T) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, e := range h.endpoints {
+		largest = max(largest, of(e.policy.Load()))
+	}
+	return largest
+}
