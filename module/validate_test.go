@@ -190,6 +190,9 @@ func TestLimits(t *testing.T) {
 		Name: "publish", On: "publish", Key: "{rooms.conn}", Events: 50, Window: caddy.Duration(time.Second),
 		Algorithm: "sliding_counter", Scope: "instance",
 	}
+	status, join := publish, publish
+	status.Name, status.On = "status", "status"
+	join.Name, join.On, join.Events = "join", "join", 100
 	connect := LimitConfig{
 		Name: "connect", On: "connect", Key: "{http.vars.client_ip}", Events: 200, Window: caddy.Duration(10 * time.Second),
 		Algorithm: "sliding_counter", Scope: "cluster", OnOutage: "local",
@@ -202,10 +205,10 @@ func TestLimits(t *testing.T) {
 		handler *Handler
 		want    []LimitConfig
 	}{
-		{"defaults", &Handler{}, []LimitConfig{publish, connect}},
+		{"defaults", &Handler{}, []LimitConfig{publish, status, join, connect}},
 		{"none", &Handler{NoDefaultLimits: true}, nil},
-		{"further", &Handler{Limits: []LimitConfig{own("a")}}, []LimitConfig{publish, connect, own("a").withDefaults()}},
-		{"replaced", &Handler{Limits: []LimitConfig{own("publish")}}, []LimitConfig{connect, own("publish").withDefaults()}},
+		{"further", &Handler{Limits: []LimitConfig{own("a")}}, []LimitConfig{publish, status, join, connect, own("a").withDefaults()}},
+		{"replaced", &Handler{Limits: []LimitConfig{own("publish")}}, []LimitConfig{status, join, connect, own("publish").withDefaults()}},
 		{"only own", &Handler{NoDefaultLimits: true, Limits: []LimitConfig{own("a")}}, []LimitConfig{own("a").withDefaults()}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

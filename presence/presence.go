@@ -95,7 +95,8 @@ type Snapshot struct {
 type View interface {
 	// Member returns the member with that user id.
 	Member(user string) (Member, bool)
-	// Page returns at most limit members whose user id is greater than cursor; limit 0 returns none, only PSeq and Count.
+	// Page returns at most limit members whose user id is greater than cursor, fewer if they say much of themselves (128 KiB
+	// in all); limit 0 returns none, only PSeq and Count.
 	Page(cursor string, limit int) Snapshot
 }
 

@@ -141,6 +141,9 @@ func (r *roster) sum(p *person) Member {
 	}
 }
 
+// maxPageBytes bounds what the members of a page say of themselves, so that nobody can make a room too large to be read.
+const maxPageBytes = 128 << 10
+
 // page returns the members after cursor.
 func (r *roster) page(cursor string, limit int) Snapshot {
 	s := Snapshot{PSeq: r.pseq, Count: len(r.users)}
@@ -152,9 +155,15 @@ func (r *roster) page(cursor string, limit int) Snapshot {
 	}
 	ids, next := pageOf(r.sorted, cursor, limit)
 	s.Next = next
-	s.Members = make([]Member, len(ids))
+	s.Members = make([]Member, 0, len(ids))
+	size := 0
 	for i, id := range ids {
-		s.Members[i] = r.users[id].shown
+		m := r.users[id].shown
+		if size += len(m.User) + len(m.Status) + len(m.State) + len(m.Device); size > maxPageBytes && i > 0 {
+			s.Next = ids[i-1]
+			break
+		}
+		s.Members = append(s.Members, m)
 	}
 	return s
 }
