@@ -52,7 +52,7 @@ func (s *Redis) begin() bool {
 	}
 	announce := ""
 	if len(stale) > 0 {
-		announce = s.UsersChannel()
+		announce = string(kindReset)
 	}
 	if err := s.loadScripts(); err != nil {
 		s.warn(err)
@@ -60,10 +60,12 @@ func (s *Redis) begin() bool {
 	}
 	sent := time.Now()
 	lease := []string{s.keys.leases(), s.keys.counters()}
-	if err := s.run(s.ctx, registerScript, lease, iid, s.ttl.Milliseconds(), announce).Err(); err != nil {
+	dead, err := s.run(s.ctx, registerScript, lease, iid, s.ttl.Milliseconds(), s.UsersChannel(), announce).StringSlice()
+	if err != nil {
 		s.warn(err)
 		return false
 	}
+	s.clear(dead)
 	s.w, s.begun, s.renewed, s.nextBeat = 1, sent, sent, sent.Add(s.interval())
 
 	s.mu.Lock()
@@ -94,6 +96,22 @@ func (s *Redis) begin() bool {
 	s.mu.Unlock()
 	s.wg.Go(func() { s.heal(life, iid, pushed, stale) })
 	return true
+}
+
+// clear removes the instances that had ended before this one came, so that it shows nobody who is long gone. What takes longer than a
+// call may is left to the heartbeats.
+func (s *Redis) clear(dead []string) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+	defer cancel()
+	for _, iid := range dead {
+		if s.mine(iid) {
+			continue // a former name: its members are about to be here under the new one
+		}
+		if s.reap(ctx, iid) != nil {
+			return
+		}
+		s.log.Info("removed a dead instance", zap.String("dead", iid))
+	}
 }
 
 // attach gives own rows in a locked room the name iid, and queues them.

@@ -90,8 +90,8 @@ func TestScriptsAgain(t *testing.T) {
 		steps = append(steps, step{name, script, tells, keys, args})
 	}
 	lease := []string{k.leases(), k.counters()}
-	add("register", registerScript, 0, lease, "i", 60000, "")
-	add("register another", registerScript, 0, lease, "j", 60000, "")
+	add("register", registerScript, 1, lease, "i", 60000, "users", "")
+	add("register another", registerScript, 1, lease, "j", 60000, "users", "")
 	add("heartbeat", heartbeatScript, 0, lease, "i", 60000)
 	add("online", onlineScript, 0, user("i"), "i", "c1", "u", "d", "", 0)
 	add("online again", onlineScript, 0, user("j"), "j", "c2", "u", "d", "known", 7)
@@ -127,7 +127,8 @@ func TestScriptsAgain(t *testing.T) {
 		if err := s.script.Run(t.Context(), client, s.keys, s.args...).Err(); err != nil {
 			t.Fatalf("%s again: %v", s.name, err)
 		}
-		if n := published(); n != 0 {
+		// A registration asks the others to look after themselves, as often as it is made.
+		if n := published(); n != 0 && s.script != registerScript {
 			t.Errorf("%s again published %d times", s.name, n)
 		}
 		if again := dump(t, client, k); !maps.Equal(once, again) {
@@ -184,7 +185,7 @@ func TestReapingTheLiving(t *testing.T) {
 	client := redistest.Start(t).Client()
 	k := keys("p:{x}")
 	lease := []string{k.leases(), k.counters()}
-	if err := registerScript.Run(t.Context(), client, lease, "i", 60000, "").Err(); err != nil {
+	if err := registerScript.Run(t.Context(), client, lease, "i", 60000, "users", "").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := reapFence.Run(t.Context(), client, lease, "i").Int(); err != nil || n != 0 {

@@ -1,8 +1,9 @@
--- Takes a lease. KEYS: leases, counters. ARGV: instance, ttl in ms, channel to tell that an instance lost its data or "".
+-- Takes a lease. KEYS: leases, counters. ARGV: instance, ttl in ms, channel of the users, "r" to tell there that an instance lost its data or "".
+-- Returns the instances whose leases have ended, up to 32.
+-- First the message: who may not publish must leave no lease behind, as a script that fails has done all up to there.
+redis.call('PUBLISH', ARGV[3], ARGV[4])
 local t = redis.call('TIME')
-redis.call('ZADD', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[2], ARGV[1])
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('HSETNX', KEYS[2], ARGV[1], 1)
-if ARGV[3] ~= '' then
-	redis.call('PUBLISH', ARGV[3], 'r')
-end
-return {1}
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 32)
