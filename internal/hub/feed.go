@@ -23,6 +23,7 @@ type event struct {
 	pseq  uint64
 	count int
 	json  []byte // nil: a later one says it better
+	moved bool   // somebody came or went, which is all that who only counts wants to know
 }
 
 // maxEvents is how many bytes of events go into one frame, so that it fits every send queue.
@@ -48,7 +49,7 @@ func (f *feed) add(c presence.Change) {
 			}
 			f.updates[e.Member.User] = len(f.pending)
 		}
-		f.pending = append(f.pending, event{f.total, c.PSeq, c.Count, wire.AppendEvent(nil, e)})
+		f.pending = append(f.pending, event{f.total, c.PSeq, c.Count, wire.AppendEvent(nil, e), e.Op != presence.Update})
 	}
 }
 
@@ -94,7 +95,8 @@ func (r *room) tell() {
 	if len(pending) == 0 {
 		return
 	}
-	full, counts := make([][]ws.Frame, len(pending)), make([][]ws.Frame, len(pending))
+	moves := slices.DeleteFunc(slices.Clone(pending), func(e event) bool { return !e.moved })
+	full, counts := make([][]ws.Frame, len(pending)), make([][]ws.Frame, len(moves))
 	allowed := make(map[*Endpoint]wire.Presence)
 	for i := range r.members {
 		m := &r.members[i]
@@ -109,20 +111,20 @@ func (r *room) tell() {
 			}
 			allowed[e] = mode
 		}
-		frames := full
+		events, frames := pending, full
 		switch min(mode, m.mode) {
 		case wire.PresenceNone:
 			continue
 		case wire.PresenceCount:
-			frames = counts
+			events, frames = moves, counts
 		case wire.PresenceFull:
 		}
-		first := slices.IndexFunc(pending, func(e event) bool { return e.no > m.from })
+		first := slices.IndexFunc(events, func(e event) bool { return e.no > m.from })
 		if first < 0 {
 			continue
 		}
 		if frames[first] == nil {
-			frames[first] = presenceFrames(r.name, pending[first:], min(mode, m.mode))
+			frames[first] = presenceFrames(r.name, events[first:], min(mode, m.mode))
 		}
 		for _, f := range frames[first] {
 			m.conn.Send(f)

@@ -329,6 +329,22 @@ func TestMembersArePaged(t *testing.T) {
 	equal(t, "next", p["next"], nil)
 }
 
+func TestWhoCountsIsToldOfComingAndGoing(t *testing.T) {
+	h := open(t, nil)
+	ann, bob := h.dial("ann"), h.dial("bob")
+	ann.Send(`{"type":"join","id":1,"room":"lobby","presence":"count"}`)
+	ann.Next("ack")
+	bob.Join("lobby")
+	e := ann.Next("presence")
+	equal(t, "count", e["count"], 2.0)
+	equal(t, "events", e["events"], []any{})
+	bob.Send(`{"type":"status","room":"lobby","status":"away"}`)
+	bob.Next("presence")
+	ann.Quiet()
+	bob.Send(`{"type":"leave","room":"lobby"}`)
+	equal(t, "count", ann.Next("presence")["count"], 1.0)
+}
+
 func TestStatusEverywhere(t *testing.T) {
 	h := open(t, nil)
 	ann, bob := h.dial("ann"), h.dial("bob")
