@@ -66,6 +66,7 @@ type Caddy struct {
 	Admin string // host:port of the admin endpoint
 
 	t    testing.TB
+	prog string
 	file string
 	dir  string
 	env  []string
@@ -78,7 +79,12 @@ type Caddy struct {
 // env are further variables, as name=value.
 func Start(t testing.TB, path string, env ...string) *Caddy {
 	t.Helper()
-	c := &Caddy{t: t, file: path, dir: t.TempDir(), Addr: freeport.Addr(t), Admin: freeport.Addr(t)}
+	return start(t, Binary(t), path, env...)
+}
+
+func start(t testing.TB, program, path string, env ...string) *Caddy {
+	t.Helper()
+	c := &Caddy{t: t, prog: program, file: path, dir: t.TempDir(), Addr: freeport.Addr(t), Admin: freeport.Addr(t)}
 	_, port, _ := net.SplitHostPort(c.Addr)
 	c.env = append(os.Environ(), "PORT="+port, "CADDY_ADMIN="+c.Admin, "XDG_CONFIG_HOME="+c.dir, "XDG_DATA_HOME="+c.dir,
 		"GORACE=exitcode=66 halt_on_error=0")
@@ -102,6 +108,12 @@ func StartText(t testing.TB, text string, env ...string) *Caddy {
 	return Start(t, write(t, text), env...)
 }
 
+// StartProgram is StartText with another program than that of Binary.
+func StartProgram(t testing.TB, program, text string, env ...string) *Caddy {
+	t.Helper()
+	return start(t, program, write(t, text), env...)
+}
+
 func write(t testing.TB, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "Caddyfile")
@@ -114,7 +126,7 @@ func write(t testing.TB, text string) string {
 // Run starts the process, again after Stop or Kill, and returns when it serves.
 func (c *Caddy) Run() {
 	c.t.Helper()
-	c.cmd = exec.Command(Binary(c.t), "run", "--adapter", "caddyfile", "--config", c.file)
+	c.cmd = exec.Command(c.prog, "run", "--adapter", "caddyfile", "--config", c.file)
 	c.cmd.Dir, c.cmd.Env, c.cmd.Stderr = root(c.t), c.env, &c.log
 	if err := c.cmd.Start(); err != nil {
 		c.t.Fatalf("starting caddy: %v", err)
@@ -187,6 +199,16 @@ func (c *Caddy) Stop() {
 func (c *Caddy) Kill() {
 	_ = c.cmd.Process.Kill() // an error means that it has ended already
 	<-c.done
+}
+
+// Running tells whether the process was started and not ended by Stop or Kill.
+func (c *Caddy) Running() bool {
+	select {
+	case <-c.done:
+		return false
+	default:
+		return true
+	}
 }
 
 // Signal sends a signal.

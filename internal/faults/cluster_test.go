@@ -1,0 +1,294 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
+	"github.com/caddyrooms/caddy-rooms/internal/redistest"
+)
+
+// cluster is some instances on one Redis, and the clients that are connected to them. It belongs to the goroutine of its test; clients are
+// guarded by mu.
+type cluster struct {
+	testing.TB
+	scale
+	redis *redistest.Server
+	store *redis.Client
+	nodes []*caddytest.Caddy
+	idle  []int // goroutines of each instance without clients
+
+	mu      sync.Mutex
+	clients []*client // those that are open
+}
+
+// options are what a trial changes of a cluster.
+type options struct {
+	nodes   int               // default 2
+	program string            // default: the one that is tested
+	lines   string            // further lines of the rooms block
+	redis   *redistest.Server // default: a new one
+	url     func(node int) string
+}
+
+// start runs a cluster without clients.
+func start(t testing.TB, s scale, o options) *cluster {
+	t.Helper()
+	c := &cluster{TB: t, scale: s, redis: o.redis}
+	if o.nodes == 0 {
+		o.nodes = 2
+	}
+	if o.program == "" {
+		o.program = caddytest.Binary(t)
+	}
+	if c.redis == nil {
+		c.redis = redistest.Start(t)
+	}
+	if o.url == nil {
+		o.url = func(int) string { return c.redis.URL() }
+	}
+	c.store = c.redis.Client()
+	c.nodes = make([]*caddytest.Caddy, o.nodes)
+	for i := range c.nodes {
+		c.nodes[i] = caddytest.StartProgram(t, o.program, c.config(o.lines), "REDIS="+o.url(i))
+		c.nodes[i].WaitLog("presence is shared")
+	}
+	// What the first connection makes grow is not the others'.
+	for i := range c.nodes {
+		warm := c.join(i, "warm", "warm")
+		c.part(warm, func(cl *client) { cl.leave(1000) })
+	}
+	c.settled(c.check)
+	for i := range c.nodes {
+		c.idle = append(c.idle, c.goroutines(i))
+	}
+	return c
+}
+
+// config names users by the query. At full scale all times are the defaults.
+func (c *cluster) config(lines string) string {
+	presence := ""
+	if !full {
+		presence = fmt.Sprintf("presence {\ngrace %s\nttl %s\n}", c.grace, c.ttl)
+	}
+	return fmt.Sprintf(`:{$PORT} {
+	rooms /ws {
+		user {http.request.uri.query.user}
+		redis {$REDIS}
+		no_default_limits
+		%s
+		%s
+	}
+}`, presence, lines)
+}
+
+// context bounds a request.
+func (c *cluster) context() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), c.patience)
+}
+
+// join connects a client to an instance and has it join a room.
+func (c *cluster) join(node int, user, room string) *client {
+	c.Helper()
+	cl, err := c.tryJoin(node, user, room)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return cl
+}
+
+// tryJoin is join from any goroutine.
+func (c *cluster) tryJoin(node int, user, room string) (*client, error) {
+	ctx, cancel := c.context()
+	defer cancel()
+	cl, err := dial(ctx, c.nodes[node], c.nodes[node].Addr, user, room)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.clients = append(c.clients, cl)
+	c.mu.Unlock()
+	return cl, nil
+}
+
+// part ends a client's connection, as end does it.
+func (c *cluster) part(cl *client, end func(*client)) {
+	c.mu.Lock()
+	c.clients = slices.DeleteFunc(c.clients, func(o *client) bool { return o == cl })
+	c.mu.Unlock()
+	end(cl)
+}
+
+// fill connects the clients of the scale: user i, in room i modulo rooms, so that every room has members on every instance.
+func (c *cluster) fill() {
+	c.Helper()
+	each(c.scale.clients, func(i int) {
+		if _, err := c.tryJoin(i/c.rooms%len(c.nodes), user(i), room(i%c.rooms)); err != nil {
+			c.Error(err)
+		}
+	})
+	if c.Failed() {
+		c.FailNow()
+	}
+	c.settled(c.check)
+	for _, cl := range c.all() {
+		cl.told()
+	}
+}
+
+func user(i int) string { return "user" + strconv.Itoa(i) }
+func room(i int) string { return "room" + strconv.Itoa(i) }
+
+// all returns the clients that are open.
+func (c *cluster) all() []*client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.clients)
+}
+
+// on returns the open clients of an instance.
+func (c *cluster) on(node int) []*client {
+	return slices.DeleteFunc(c.all(), func(cl *client) bool { return cl.node != c.nodes[node] })
+}
+
+// kill ends an instance with SIGKILL, and with it its clients, which are returned.
+func (c *cluster) kill(node int) []*client {
+	lost := c.on(node)
+	c.nodes[node].Kill()
+	for _, cl := range lost {
+		c.part(cl, func(cl *client) { <-cl.ended })
+	}
+	return lost
+}
+
+// settled waits until check finds nothing, and returns for how long it did.
+func (c *cluster) settled(check func() error) time.Duration {
+	c.Helper()
+	began := time.Now()
+	for {
+		now := time.Since(began)
+		err := check()
+		if err == nil {
+			return now
+		}
+		if now > c.patience {
+			c.Fatalf("after %s: %v", now.Round(time.Second), err)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// expect fails the trial unless each client was told of exactly these events since the last time, in any order, and has nothing to complain of.
+func (c *cluster) expect(events func(cl *client) []string) {
+	c.Helper()
+	wrong := 0
+	for _, cl := range c.all() {
+		var got []string
+		for _, e := range cl.told() {
+			got = append(got, e.String())
+		}
+		want := events(cl)
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			if wrong++; wrong < 10 {
+				c.Errorf("%s in %s was told %q, want %q", cl.user, cl.room, got, want)
+			}
+		}
+	}
+	if wrong > 0 {
+		c.Errorf("%d of %d clients were told something wrong", wrong, len(c.all()))
+	}
+	c.contented()
+}
+
+// nothing is the expectation of no event.
+func nothing(*client) []string { return nil }
+
+// contented fails the trial when a client has a complaint.
+func (c *cluster) contented() {
+	c.Helper()
+	for _, cl := range c.all() {
+		cl.mu.Lock()
+		for _, complaint := range cl.complaints {
+			c.Error(complaint)
+		}
+		cl.complaints = nil
+		cl.mu.Unlock()
+	}
+}
+
+// finish ends all clients and expects that nothing is left of them in Redis or in the instances but what was there before.
+func (c *cluster) finish() {
+	c.Helper()
+	c.contented()
+	clients := c.all()
+	each(len(clients), func(i int) { c.part(clients[i], func(cl *client) { cl.leave(1000) }) })
+	c.settled(c.check)
+	c.settled(func() error {
+		for i := range c.nodes {
+			if !c.nodes[i].Running() {
+				continue
+			}
+			// A few of Caddy's own, of the last requests, come and go.
+			if n := c.goroutines(i); n > c.idle[i]+10 {
+				return fmt.Errorf("instance %d has %d goroutines without a client, and had %d", i, n, c.idle[i])
+			}
+		}
+		return nil
+	})
+}
+
+func (c *cluster) goroutines(node int) int {
+	c.Helper()
+	resp, err := http.Get("http://" + c.nodes[node].Admin + "/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.Fatal(err)
+	}
+	// goroutine profile: total 42
+	first, _, _ := strings.Cut(string(b), "\n")
+	n, err := strconv.Atoi(first[strings.LastIndex(first, " ")+1:])
+	if err != nil {
+		c.Fatal(err)
+	}
+	return n
+}
+
+// told returns an error until each of the clients was told of op by every client of the instances that hold none of them.
+func (c *cluster) told(clients []*client, op string) error {
+	for _, cl := range clients {
+		want := 0
+		for _, o := range c.all() {
+			if o.room == cl.room && o.node != cl.node {
+				want++
+			}
+		}
+		cl.mu.Lock()
+		got := 0
+		for _, e := range cl.events {
+			if e.op == op {
+				got++
+			}
+		}
+		cl.mu.Unlock()
+		if got < want {
+			return fmt.Errorf("%s in %s was told %d times of %s, want %d", cl.user, cl.room, got, op, want)
+		}
+	}
+	return nil
+}

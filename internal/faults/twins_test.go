@@ -1,0 +1,95 @@
+package faults
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
+)
+
+// TestTwins takes away, one by one, the mechanisms that hold the promises: the trial of the promise must fail then, and say what it says here.
+func TestTwins(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a program for each mechanism")
+	}
+	s := size(600, 30)
+	s.patience = 4*s.ttl + s.grace
+	for _, twin := range []struct {
+		name  string
+		edits []caddytest.Edit
+		trial func(t testing.TB, s scale, program string)
+		fault string // part of what the trial says
+	}{
+		{
+			"nobody removes the dead",
+			[]caddytest.Edit{{"presence/redis_reap.go", "busy := s.reaping[dead]", "busy := true"}},
+			killedInstance, "too many",
+		},
+	} {
+		t.Run(twin.name, func(t *testing.T) {
+			t.Parallel()
+			program := caddytest.Mutant(t, twin.edits...)
+			faults := failing(t, func(t testing.TB) { twin.trial(t, s, program) })
+			if !strings.Contains(strings.Join(faults, "\n"), twin.fault) {
+				t.Errorf("without its mechanism the trial says %.1000q, want %q", faults, twin.fault)
+			}
+		})
+	}
+}
+
+// failing runs a trial and returns what it failed with.
+func failing(t *testing.T, trial func(t testing.TB)) []string {
+	r := &recorder{TB: t}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		trial(r)
+	}()
+	<-done
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.faults
+}
+
+// recorder is a test that is meant to fail.
+type recorder struct {
+	testing.TB
+	mu     sync.Mutex
+	faults []string
+}
+
+func (r *recorder) add(fault string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.faults = append(r.faults, fault)
+}
+
+func (r *recorder) Error(args ...any)                 { r.add(fmt.Sprint(args...)) }
+func (r *recorder) Errorf(format string, args ...any) { r.add(fmt.Sprintf(format, args...)) }
+func (r *recorder) Log(...any)                        {}
+func (r *recorder) Logf(string, ...any)               {}
+func (r *recorder) Fail()                             { r.add("failed") }
+
+func (r *recorder) FailNow() {
+	r.Fail()
+	runtime.Goexit()
+}
+
+func (r *recorder) Fatal(args ...any) {
+	r.Error(args...)
+	runtime.Goexit()
+}
+
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.Errorf(format, args...)
+	runtime.Goexit()
+}
+
+func (r *recorder) Failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.faults) > 0
+}
