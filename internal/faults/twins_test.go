@@ -25,7 +25,7 @@ func TestTwins(t *testing.T) {
 	}{
 		{
 			"nobody removes the dead",
-			[]caddytest.Edit{{"presence/redis_reap.go", "busy := s.reaping[dead]", "busy := true"}},
+			[]caddytest.Edit{{File: "presence/redis_reap.go", Old: "busy := s.reaping[dead]", New: "busy := true"}},
 			killedInstance, "too many",
 		},
 	} {
