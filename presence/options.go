@@ -17,8 +17,8 @@ type Options struct {
 	// Node is a readable name of this process in Redis, made of letters, digits, "_" and "-"; others become "-".
 	// Default "node". It need not be unique.
 	Node string
-	// TTL is how long the instance's lease lasts without renewal; default 20s. It is renewed every quarter of that.
-	// Members of an instance that died are told as gone after about TTL and a quarter.
+	// TTL is how long the instance's lease lasts without renewal; default 20s. It is renewed every second, or every quarter of
+	// a shorter TTL. Members of an instance that died are told as gone after about TTL and a second.
 	TTL time.Duration
 	// Timeout bounds every exchange with Redis; default 2s.
 	Timeout time.Duration

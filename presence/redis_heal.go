@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -65,7 +67,9 @@ func (s *Redis) begin() bool {
 		s.warn(err)
 		return false
 	}
-	s.clear(dead)
+	if len(stale) == 0 {
+		s.clear(dead)
+	}
 	s.w, s.begun, s.renewed, s.nextBeat = 1, sent, sent, sent.Add(s.interval())
 
 	s.mu.Lock()
@@ -73,7 +77,7 @@ func (s *Redis) begin() bool {
 		s.mu.Unlock()
 		return false
 	}
-	s.iid, s.up, s.doubt, s.pushing = iid, true, nil, true
+	s.iid, s.up, s.doubt, s.pushing, s.healing = iid, true, nil, true, len(stale) > 0
 	for _, c := range s.conns {
 		s.online(c)
 	}
@@ -104,9 +108,6 @@ func (s *Redis) clear(dead []string) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	for _, iid := range dead {
-		if s.mine(iid) {
-			continue // a former name: its members are about to be here under the new one
-		}
 		if s.reap(ctx, iid) != nil {
 			return
 		}
@@ -152,11 +153,11 @@ func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []strin
 		s.stale = slices.DeleteFunc(s.stale, func(o string) bool { return o == old })
 		s.mu.Unlock()
 	}
-	if len(stale) > 0 && !s.sleep(life, min(s.ttl/4, time.Second)) {
+	if len(stale) > 0 && !s.reunite(life) {
 		return
 	}
 	s.mu.Lock()
-	s.warned = false
+	s.healing, s.warned = false, false
 	rooms := slices.Collect(maps.Values(s.rooms))
 	s.mu.Unlock()
 	for _, r := range rooms {
@@ -168,6 +169,93 @@ func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []strin
 	}
 	s.log.Info("presence is shared", zap.String("instance", iid), zap.Int("rooms", len(rooms)))
 }
+
+// settle is how long others get to notice, by the message that comes with a new name, that Redis has lost their data as well.
+const settle = 250 * time.Millisecond
+
+// reunite waits, no longer than a lease lasts, until all instances that have members here have written theirs again: after an outage of
+// Redis not all come back at the same moment, and none shall be taken for dead because it comes later. Then it removes those that are. It
+// returns false when the present life ends before.
+func (s *Redis) reunite(life context.Context) bool {
+	awaited := s.neighbours()
+	for deadline := time.Now().Add(s.ttl); s.sleep(life, settle); {
+		back, dead, err := s.leases(life)
+		if err != nil {
+			continue
+		}
+		for boot := range awaited {
+			if back[boot] {
+				delete(awaited, boot)
+			}
+		}
+		if len(awaited) > 0 && time.Now().Before(deadline) {
+			continue
+		}
+		for _, iid := range dead {
+			if s.mine(iid) {
+				continue // disposed of already, or its lease was not
+			}
+			if err := s.reap(life, iid); err != nil {
+				s.log.Warn("removing a dead instance failed, the next heartbeat tries again", zap.String("dead", iid), zap.Error(err))
+				continue
+			}
+			s.log.Info("removed a dead instance", zap.String("dead", iid))
+		}
+		return life.Err() == nil
+	}
+	return false
+}
+
+// neighbours returns the other instances that have members in the replicas, by what all of their names begin with.
+func (s *Redis) neighbours() map[string]bool {
+	s.mu.Lock()
+	rooms := slices.Collect(maps.Values(s.rooms))
+	s.mu.Unlock()
+	boots := map[string]bool{}
+	for _, r := range rooms {
+		r.mu.Lock()
+		for id := range r.conns {
+			if iid, _, _ := strings.Cut(id, "."); !s.mine(iid) {
+				boots[bootOf(iid)] = true
+			}
+		}
+		r.mu.Unlock()
+	}
+	return boots
+}
+
+// leases returns the instances that are alive and have written all that they have, by what their names begin with, and the names of those
+// whose leases have ended.
+func (s *Redis) leases(ctx context.Context) (back map[string]bool, dead []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	pipe := s.client.Pipeline()
+	clock := pipe.Time(ctx)
+	rows := pipe.ZRangeWithScores(ctx, s.keys.leases(), 0, -1)
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, nil, err
+	}
+	now, back := float64(clock.Val().UnixMilli()), map[string]bool{}
+	writing := map[string]bool{}
+	for _, row := range rows.Val() {
+		iid, _ := row.Member.(string)
+		switch {
+		case row.Score <= now:
+			dead = append(dead, iid)
+		case row.Score != math.Trunc(row.Score):
+			writing[bootOf(iid)] = true
+		default:
+			back[bootOf(iid)] = true
+		}
+	}
+	for boot := range writing {
+		delete(back, boot)
+	}
+	return back, dead, nil
+}
+
+// bootOf returns what all names of an instance begin with.
+func bootOf(iid string) string { return iid[:max(strings.LastIndexByte(iid, '-'), 0)] }
 
 // dispose removes what a former name of this instance left behind.
 func (s *Redis) dispose(ctx context.Context, old string) error {

@@ -180,6 +180,9 @@ func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
 		return
 	}
 	reasons, seen := map[string]Reason{}, uint64(0)
+	for _, id := range st.reaped {
+		reasons[id] = ReasonNode
+	}
 	for _, d := range st.buffer {
 		if d.seq <= pos {
 			continue
@@ -211,7 +214,7 @@ func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
 		s.mu.Unlock()
 		r.local, st.last = false, nil
 	}
-	st.pos, st.reading, st.buffer = pos, false, nil
+	st.pos, st.reading, st.buffer, st.reaped = pos, false, nil, nil
 	events := r.apply(changes)
 	if !r.viewed { // nobody has seen anything else
 		events = nil

@@ -16,10 +16,13 @@ const reapBatch = 200
 var errNotFenced = errors.New("presence: an instance to be removed writes")
 
 // bury has a dead instance removed soon. All instances that see it do so, each after a moment of its own, so that mostly one does it all.
+// One that was cut off itself leaves it to reunite.
 func (s *Redis) bury(dead string) {
 	s.mu.Lock()
-	busy := s.reaping[dead]
-	s.reaping[dead] = true
+	busy := s.reaping[dead] || s.healing
+	if !busy {
+		s.reaping[dead] = true
+	}
 	s.mu.Unlock()
 	if busy {
 		return

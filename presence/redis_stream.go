@@ -30,6 +30,8 @@ type stream struct {
 	unseen  []*op  // batches that the replica hasn't got yet; none while the room is local
 	settled uint64 // batches up to this one were made in the replica when they were queued; of use when the room isn't local
 
+	reaped []string // rows that were removed with their instances while the room was local, which the replica still has
+
 	waiters []*waiter
 }
 
@@ -161,6 +163,9 @@ func (s *Redis) follow(r *room, d diff) {
 	for _, c := range d.changes {
 		switch {
 		case s.murdered(r, c):
+		case r.local && c.gone && c.reason == ReasonNode:
+			// Its instance may only be late to come back: who is gone will not be there when the replica is read.
+			st.reaped = append(st.reaped, c.id)
 		case !r.isOwn(c.id):
 			// While the room is local, a late batch of a former name says what was true before.
 			if c.gone || !r.local || !s.mine(c.id) {

@@ -165,10 +165,10 @@ func (s *Redis) beat() *op {
 	return s.lastBeat
 }
 
-// interval is the time to the next heartbeat.
+// interval is the time to the next heartbeat, which also finds out whether Redis has lost its data.
 func (s *Redis) interval() time.Duration {
-	quarter := s.ttl / 4
-	return quarter*9/10 + rand.N(quarter/5+1)
+	most := min(s.ttl/4, time.Second)
+	return most*9/10 + rand.N(most/5+1)
 }
 
 // write is the writer: the one goroutine that changes anything under this instance's name.

@@ -4,6 +4,7 @@
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+-- The half says that what the instance has is not written yet; its first heartbeat, which comes behind all of it, rounds the lease.
+redis.call('ZADD', KEYS[1], now + ARGV[2] + 0.5, ARGV[1])
 redis.call('HSETNX', KEYS[2], ARGV[1], 1)
 return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 32)
