@@ -3,6 +3,7 @@ package presence
 import (
 	"context"
 	"errors"
+	"maps"
 	"strconv"
 	"time"
 
@@ -180,9 +181,7 @@ func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
 		return
 	}
 	reasons, seen := map[string]Reason{}, uint64(0)
-	for _, id := range st.reaped {
-		reasons[id] = ReasonNode
-	}
+	maps.Copy(reasons, st.left)
 	for _, d := range st.buffer {
 		if d.seq <= pos {
 			continue
@@ -214,7 +213,7 @@ func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
 		s.mu.Unlock()
 		r.local, st.last = false, nil
 	}
-	st.pos, st.reading, st.buffer, st.reaped = pos, false, nil, nil
+	st.pos, st.reading, st.buffer, st.left = pos, false, nil, nil
 	events := r.apply(changes)
 	if !r.viewed { // nobody has seen anything else
 		events = nil

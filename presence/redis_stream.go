@@ -30,7 +30,7 @@ type stream struct {
 	unseen  []*op  // batches that the replica hasn't got yet; none while the room is local
 	settled uint64 // batches up to this one were made in the replica when they were queued; of use when the room isn't local
 
-	reaped []string // rows that were removed with their instances while the room was local, which the replica still has
+	left map[string]Reason // rows of others that left while the room was local; the replica still has them
 
 	waiters []*waiter
 }
@@ -163,12 +163,16 @@ func (s *Redis) follow(r *room, d diff) {
 	for _, c := range d.changes {
 		switch {
 		case s.murdered(r, c):
-		case r.local && c.gone && c.reason == ReasonNode:
-			// Its instance may only be late to come back: who is gone will not be there when the replica is read.
-			st.reaped = append(st.reaped, c.id)
+		case r.local && c.gone && !r.isOwn(c.id):
+			// What came before may have been missed: the same member under a new name of its instance, which may only be late to
+			// come back. Who has gone will not be there when the replica is read.
+			if st.left == nil {
+				st.left = map[string]Reason{}
+			}
+			st.left[c.id] = c.reason
 		case !r.isOwn(c.id):
 			// While the room is local, a late batch of a former name says what was true before.
-			if c.gone || !r.local || !s.mine(c.id) {
+			if !r.local || !s.mine(c.id) {
 				changes = append(changes, c)
 			}
 		case !r.local && d.batch > st.settled:

@@ -430,11 +430,11 @@ func TestChurn(t *testing.T) {
 
 func TestLinkWithoutAnswers(t *testing.T) {
 	server := redistest.Start(t)
-	link := startProxy(t, server.Addr)
+	link := redistest.StartProxy(t, server.Addr)
 	var r record
-	b, _ := start(t, link.addr, &r, RedisOptions{ProbeInterval: 100 * time.Millisecond})
+	b, _ := start(t, link.Addr, &r, RedisOptions{ProbeInterval: 100 * time.Millisecond})
 	subscribe(t, b, "x")
-	link.mute()
+	link.Mute()
 	eventually(t, "the loss", func() bool { return r.hasLost("x") })
 	if err := publish(b, "x", ""); err != nil {
 		t.Error(err)
@@ -445,11 +445,11 @@ func TestLinkWithoutAnswers(t *testing.T) {
 // After a failover, a connection may be left on a server that answers but where nobody publishes.
 func TestLinkToTheWrongServer(t *testing.T) {
 	before, after := redistest.Start(t), redistest.Start(t)
-	link := startProxy(t, before.Addr)
+	link := redistest.StartProxy(t, before.Addr)
 	var r record
-	b, _ := start(t, link.addr, &r, RedisOptions{ProbeInterval: 100 * time.Millisecond})
+	b, _ := start(t, link.Addr, &r, RedisOptions{ProbeInterval: 100 * time.Millisecond})
 	subscribe(t, b, "x")
-	link.failover(after.Addr)
+	link.Failover(after.Addr)
 	eventually(t, "the loss", func() bool { return r.hasLost("x") })
 	eventually(t, "a message", func() bool { return publish(b, "x", "") == nil && len(r.received()) > 0 })
 }

@@ -269,25 +269,23 @@ func (c *cluster) goroutines(node int) int {
 	return n
 }
 
-// told returns an error until each of the clients was told of op by every client of the instances that hold none of them.
-func (c *cluster) told(clients []*client, op string) error {
+// told returns an error until each of the clients was told that those of gone in its room have left.
+func told(clients, gone []*client) error {
+	want := map[string]int{}
+	for _, cl := range gone {
+		want[cl.room]++
+	}
 	for _, cl := range clients {
-		want := 0
-		for _, o := range c.all() {
-			if o.room == cl.room && o.node != cl.node {
-				want++
-			}
-		}
 		cl.mu.Lock()
 		got := 0
 		for _, e := range cl.events {
-			if e.op == op {
+			if e.op == "leave" {
 				got++
 			}
 		}
 		cl.mu.Unlock()
-		if got < want {
-			return fmt.Errorf("%s in %s was told %d times of %s, want %d", cl.user, cl.room, got, op, want)
+		if got < want[cl.room] {
+			return fmt.Errorf("%s in %s was told %d times of a leave, want %d", cl.user, cl.room, got, want[cl.room])
 		}
 	}
 	return nil

@@ -70,7 +70,7 @@ func pausedInstance(t testing.TB, s scale, program string) {
 	away, stayed := c.on(1), c.on(0)
 	paused := time.Now()
 	c.nodes[1].Signal(syscall.SIGSTOP)
-	c.settled(func() error { return c.told(stayed, "leave") })
+	c.settled(func() error { return told(stayed, away) })
 	within(t, "members of a paused instance told as gone", time.Since(paused), s.ttl+s.renewal()+time.Second)
 	for time.Since(paused) < 2*s.ttl {
 		<-time.After(10 * time.Millisecond)

@@ -93,7 +93,9 @@ func (c *cluster) latency(from, to *client) time.Duration {
 		if _, err := from.say(ctx, text); err != nil {
 			c.Fatal(err)
 		}
-		c.settled(func() error { return c.heardNow(map[string]*client{text: from}, func(_, cl *client) bool { return cl == to }) })
+		c.settled(func() error {
+			return c.heardNow(map[string]*client{text: from}, func(_, cl *client) bool { return cl == to })
+		})
 		to.mu.Lock()
 		took = append(took, to.messages[len(to.messages)-1].at.Sub(began))
 		to.mu.Unlock()
