@@ -68,7 +68,11 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 		store := presence.NewRedis(s.db.Commands(), presence.Options{
 			Prefix: opts.Base, Node: opts.Node, TTL: ttl, Timeout: opts.Timeout, Logger: logger.Named("presence"),
 		}, o)
-		b := bus.NewRedis(s.db, r, logger.Named("bus"), bus.RedisOptions{Control: redisdb.ControlChannel(opts.Base, opts.Node)})
+		b := bus.NewRedis(s.db, r, logger.Named("bus"), bus.RedisOptions{
+			Control:     redisdb.ControlChannel(opts.Base, opts.Node),
+			LossNotice:  s.LossNotice(),
+			LossChannel: redisdb.UsersChannel(opts.Base),
+		})
 		b.Start()
 		store.Start()
 		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
@@ -18,6 +19,11 @@ const (
 	batchBytes    = 1 << 20
 )
 
+const (
+	maxMissed   = 1 << 14     // channels with a loss to tell of, beyond which it is told once for all
+	noticeEvery = time.Second // until the notices of losses have gone out
+)
+
 // publisher sends messages in the order of their coming. While one batch is under way the next one gathers, so that
 // batches grow with the load and a message that comes alone waits for nothing.
 type publisher struct {
@@ -25,13 +31,18 @@ type publisher struct {
 	logger      *zap.Logger
 	maxMessages int
 	maxBytes    int
-	wake        chan struct{} // capacity 1; for run, when the queue is no longer empty
+	control     string
+	lossNotice  []byte
+	lossChannel string
+	wake        chan struct{} // capacity 1; for run, when the queue is no longer empty or something was missed
 
 	mu       sync.Mutex
 	queue    []publication // guarded by mu
 	messages int           // in the queue and taken from it but not done; guarded by mu
 	bytes    int           // the same; guarded by mu
 	closed   bool          // guarded by mu
+
+	missed map[string]bool // channels on which a message may not have arrived; guarded by mu
 }
 
 type publication struct {
@@ -65,26 +76,38 @@ func (p *publisher) enqueue(m publication) error {
 	p.messages++
 	p.bytes += m.size()
 	if len(p.queue) == 1 {
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
+		p.signal()
 	}
 	return nil
+}
+
+func (p *publisher) signal() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
 }
 
 // run publishes until ctx ends.
 func (p *publisher) run(ctx context.Context) {
 	var taken []publication
+	var notices <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-p.wake:
+		case <-notices:
+			notices = nil
+			p.tellLosses()
 		}
 		p.mu.Lock()
 		p.queue, taken = taken[:0], p.queue
+		missed := len(p.missed) > 0
 		p.mu.Unlock()
+		if missed && notices == nil {
+			notices = time.After(noticeEvery)
+		}
 		for rest := taken; len(rest) > 0; {
 			n := batch(rest)
 			p.send(ctx, rest[:n])
@@ -162,7 +185,45 @@ func (p *publisher) explain(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrDown, err)
 }
 
+// miss remembers that a message on channel may not have arrived.
+func (p *publisher) miss(channel string) {
+	if p.lossNotice == nil || channel == p.control {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.closed || p.missed[channel] || p.missed[p.lossChannel]:
+		return
+	case len(p.missed) >= maxMissed:
+		p.missed = map[string]bool{p.lossChannel: true}
+	case p.missed == nil:
+		p.missed = map[string]bool{channel: true}
+	default:
+		p.missed[channel] = true
+	}
+	p.signal()
+}
+
+// tellLosses queues the notices of losses, unless Redis is out of reach still. One that fails is a loss again.
+func (p *publisher) tellLosses() {
+	if !p.db.Up() {
+		p.signal() // look again later
+		return
+	}
+	p.mu.Lock()
+	missed := p.missed
+	p.missed = nil
+	p.mu.Unlock()
+	for channel := range missed {
+		p.publish(channel, p.lossNotice, nil)
+	}
+}
+
 func (p *publisher) finish(m publication, outcome error) {
+	if outcome != nil && !errors.Is(outcome, ErrClosed) {
+		p.miss(m.channel)
+	}
 	if m.done == nil {
 		return
 	}

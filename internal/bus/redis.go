@@ -27,6 +27,11 @@ type RedisOptions struct {
 	Control string
 	// ProbeInterval is how long nothing may arrive before the bus looks whether anything would; 0: DefaultProbeInterval.
 	ProbeInterval time.Duration
+	// LossNotice is published on every channel on which a publish has failed, once Redis can be reached again, so that those who
+	// receive there learn that a message may be missing; nil: nothing is. When there are too many such channels, it is published on
+	// LossChannel instead, in the name of all.
+	LossNotice  []byte
+	LossChannel string
 	// MaxMessages and MaxBytes bound what waits to be published; 0: DefaultMaxMessages, DefaultMaxBytes. One message
 	// is let in whatever its size.
 	MaxMessages int
@@ -56,6 +61,9 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 		logger:      logger,
 		maxMessages: cmp.Or(opts.MaxMessages, DefaultMaxMessages),
 		maxBytes:    cmp.Or(opts.MaxBytes, DefaultMaxBytes),
+		control:     opts.Control,
+		lossNotice:  opts.LossNotice,
+		lossChannel: opts.LossChannel,
 		wake:        make(chan struct{}, 1),
 	}
 	b.subscriber = &subscriber{

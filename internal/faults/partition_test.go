@@ -39,8 +39,7 @@ func instanceCutOff(t testing.TB, s scale, program string) {
 	for _, cl := range cut {
 		want[cl.room] = append(want[cl.room], "leave "+cl.user+" node", "join "+cl.user)
 	}
-	c.settled(func() error { return gapped(stayed, began) })
-	c.settled(func() error { return gapped(cut, began) })
+	c.settled(func() error { return c.heardOrGapped(said, began) })
 	c.expect(func(cl *client) []string {
 		switch {
 		case cl == late:

@@ -79,6 +79,24 @@ func (c *cluster) heardNow(said map[string]*client, should func(speaker, cl *cli
 	return nil
 }
 
+// heardOrGapped returns an error until each member of the speakers' rooms has heard what was said, or was told of a gap after since.
+func (c *cluster) heardOrGapped(said map[string]*client, since time.Time) error {
+	for text, speaker := range said {
+		for _, cl := range c.all() {
+			if cl == speaker || cl.room != speaker.room || gapped([]*client{cl}, since) == nil {
+				continue
+			}
+			cl.mu.Lock()
+			heard := slices.ContainsFunc(cl.messages, func(m message) bool { return m.data == fmt.Sprintf("%q", text) })
+			cl.mu.Unlock()
+			if !heard {
+				return fmt.Errorf("%s in %s neither heard what %s said nor was told of a gap", cl.user, cl.room, speaker.user)
+			}
+		}
+	}
+	return nil
+}
+
 // sameNode tells whether two clients are on one instance.
 func sameNode(a, b *client) bool { return a.node == b.node }
 

@@ -2,6 +2,8 @@ package hub
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 const (
 	fromInstance = 'm' // m<hub id> <connection that gets none>\n<JSON of the client frame>
 	fromOutside  = '{' // the JSON of a message that someone else has published
+	lossNotice   = 'g' // g<hub id>: messages of that hub may not have arrived; on the users' channel, in any room
 )
 
 // Receive implements bus.Receiver.
@@ -25,6 +28,8 @@ func (h *Hub) Receive(channel string, payload []byte) {
 		h.receiveMessage(name, payload[1:])
 	case isRoom && len(payload) > 0 && payload[0] == fromOutside:
 		h.receiveOutside(name, payload)
+	case len(payload) > 0 && payload[0] == lossNotice:
+		h.receiveLoss(name, isRoom, string(payload[1:]))
 	case h.backend.Feed != nil:
 		h.backend.Feed.Deliver(channel, payload)
 	}
@@ -35,12 +40,39 @@ func (h *Hub) Lost(channels []string) {
 	for _, channel := range channels {
 		name, isRoom := strings.CutPrefix(channel, h.channel(""))
 		if r := h.room(name); isRoom && r != nil {
-			r.broadcast(ws.Text(wire.AppendGap(ws.Buffer(64+len(name)), name, "bus")), nil)
+			r.tellGap()
 		}
 	}
 	if h.backend.Feed != nil {
 		h.backend.Feed.Lost(channels)
 	}
+}
+
+// LossNotice is what tells the other instances that messages of this hub may not have reached them.
+func (h *Hub) LossNotice() []byte { return append([]byte{lossNotice}, h.id...) }
+
+// receiveLoss tells the members of a room, or of all, that messages of another hub may be missing. Its own members have them.
+func (h *Hub) receiveLoss(name string, isRoom bool, from string) {
+	if from == h.id {
+		return
+	}
+	if isRoom {
+		if r := h.room(name); r != nil {
+			r.tellGap()
+		}
+		return
+	}
+	h.mu.RLock()
+	rooms := slices.Collect(maps.Values(h.rooms))
+	h.mu.RUnlock()
+	for _, r := range rooms {
+		r.tellGap()
+	}
+}
+
+// tellGap tells the members that messages may be missing.
+func (r *room) tellGap() {
+	r.broadcast(ws.Text(wire.AppendGap(ws.Buffer(64+len(r.name)), r.name, "bus")), nil)
 }
 
 func (h *Hub) receiveMessage(name string, payload []byte) {
