@@ -25,13 +25,14 @@ var (
 const clientIPKey = "{http.vars.client_ip}"
 
 // defaultLimits hold unless no_default_limits is set or a limit of the same name replaces them. Those for each connection stop a client
-// that floods, without a round trip to Redis; the last one address that opens connections faster than an office does. A client may
-// join as many rooms as it may be in at once.
+// that floods, without a round trip to Redis; connect stops one address that opens connections faster than an office does. A client may
+// join as many rooms as it may be in at once. With accept an instance takes over the clients of one that died at a pace that it can bear.
 var defaultLimits = []LimitConfig{
 	{Name: "publish", On: "publish", Key: "{rooms.conn}", Events: 50, Window: caddy.Duration(time.Second), Scope: "instance"},
 	{Name: "status", On: "status", Key: "{rooms.conn}", Events: 50, Window: caddy.Duration(time.Second), Scope: "instance"},
 	{Name: "join", On: "join", Key: "{rooms.conn}", Events: 100, Window: caddy.Duration(time.Second), Scope: "instance"},
 	{Name: "connect", On: "connect", Events: 200, Window: caddy.Duration(10 * time.Second)},
+	{Name: "accept", On: "connect", Key: "all", Events: 2000, Window: caddy.Duration(time.Second), Scope: "instance"},
 }
 
 // limits returns the limits that hold, in the order in which they are checked, with their defaults filled in.
@@ -82,7 +83,7 @@ func (l LimitConfig) hasRequestKey() bool {
 	for range roomsPlaceholders(l.Key) {
 		own++
 	}
-	return l.On == "connect" || strings.Count(l.Key, "{") > own
+	return strings.Count(l.Key, "{") > own
 }
 
 // validateLimits checks each limit, and that no name comes twice.

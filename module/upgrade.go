@@ -57,9 +57,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	client, refusal := h.identify(repl)
 	if refusal != nil {
 		if speaks {
-			return h.refuseSpeaking(w, r, wire.CloseUnauthorized, refusal)
+			return h.refuseSpeaking(w, r, wire.CloseUnauthorized, &wire.Refusal{Error: *refusal})
 		}
 		return caddyhttp.Error(http.StatusUnauthorized, refusal)
+	}
+	if limit, decision := endpoint.Pace(r.Context()); limit != nil {
+		if speaks {
+			// Unlike a client over a limit of its own, this one did nothing wrong, and a browser can't read when to come back.
+			return h.refuseSpeaking(w, r, wire.CloseTooManyConnections, limit.Refusal(decision))
+		}
+		return refuseLimit(w, limit, decision)
 	}
 	client.Keys = keys
 	for _, template := range h.AutoJoin {
@@ -70,7 +77,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !endpoint.Admit() {
 		refusal := &wire.Error{Code: wire.Unavailable, Message: "too many connections"}
 		if speaks {
-			return h.refuseSpeaking(w, r, wire.CloseTooManyConnections, refusal)
+			return h.refuseSpeaking(w, r, wire.CloseTooManyConnections, &wire.Refusal{Error: *refusal})
 		}
 		return refuseFor(w, http.StatusServiceUnavailable, 5*time.Second+rand.N(5*time.Second), refusal)
 	}
@@ -85,8 +92,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 }
 
 // refuseSpeaking upgrades only to say why the client is not admitted.
-func (h *Handler) refuseSpeaking(w http.ResponseWriter, r *http.Request, code int, refusal *wire.Error) error {
-	if err := h.endpoint.Load().Refuse(w, r, code, &wire.Refusal{Error: *refusal}); err != nil {
+func (h *Handler) refuseSpeaking(w http.ResponseWriter, r *http.Request, code int, refusal *wire.Refusal) error {
+	if err := h.endpoint.Load().Refuse(w, r, code, refusal); err != nil {
 		h.logger.Debug("upgrade failed", zap.Error(err))
 	}
 	return nil

@@ -106,6 +106,11 @@ func dial(ctx context.Context, node *caddytest.Caddy, addr, user, room string) (
 	}
 	var welcome frame
 	if err := json.Unmarshal(b, &welcome); err != nil || welcome.Type != "welcome" {
+		var bye frame
+		if _, b, err := c.ws.Read(ctx); err == nil && json.Unmarshal(b, &bye) == nil && bye.Type == "bye" {
+			_, _, _ = c.ws.Read(ctx) // the close frame
+			return nil, &notNow{int(bye.Code.(float64)), time.Duration(bye.ReconnectIn) * time.Millisecond}
+		}
 		return nil, fmt.Errorf("%s was welcomed with %s", user, b)
 	}
 	c.conn = welcome.Conn
@@ -115,6 +120,14 @@ func dial(ctx context.Context, node *caddytest.Caddy, addr, user, room string) (
 	}
 	return c, nil
 }
+
+// notNow is the error of a client that was told to come again.
+type notNow struct {
+	code int
+	in   time.Duration
+}
+
+func (e *notNow) Error() string { return fmt.Sprintf("closed with %d, come again in %s", e.code, e.in) }
 
 // dialers dial from several addresses, since one has too few ports for connections that end and come again.
 var dialers = func() (clients []*http.Client) {

@@ -69,6 +69,12 @@ type Hub struct {
 	coalesce atomic.Int64 // nanoseconds
 	linger   atomic.Int64 // nanoseconds
 
+	turns    sync.Mutex
+	lastTurn time.Time // that was given to a client to come back at; guarded by turns
+
+	observing sync.Mutex
+	observed  map[string]*observation // by the name of the limit; guarded by observing
+
 	mu        sync.RWMutex
 	rooms     map[string]*room // guarded by mu
 	endpoints []*Endpoint      // guarded by mu
@@ -76,7 +82,7 @@ type Hub struct {
 
 // New returns a hub that does nothing until it is bound.
 func New(opts Options) *Hub {
-	return &Hub{opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6), rooms: make(map[string]*room)}
+	return &Hub{opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6), rooms: make(map[string]*room), observed: make(map[string]*observation)}
 }
 
 // unsubscribeAfter is how long an empty room is kept, so that coming and going causes no subscriptions.

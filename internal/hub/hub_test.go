@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/bus"
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
@@ -453,6 +454,17 @@ func TestFromOtherInstances(t *testing.T) {
 	h.Lost([]string{channel})
 	equal(t, "gap", ann.Next("gap"), object{"type": "gap", "room": "lobby", "reason": "bus"})
 	bob.Next("gap")
+
+	// Of messages of another hub that failed; not of its own, which were delivered before.
+	h.Receive(channel, h.LossNotice())
+	h.Receive(channel, []byte("gother-1"))
+	ann.Next("gap")
+	h.Receive(redisdb.UsersChannel("rooms:{test}"), []byte("gother-1"))
+	ann.Next("gap")
+	ann.Quiet()
+	bob.Next("gap")
+	bob.Next("gap")
+	bob.Quiet()
 
 	bob.Send(`{"type":"publish","id":1,"room":"lobby","data":"out"}`)
 	bob.Next("ack")

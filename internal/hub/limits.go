@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"time"
@@ -52,17 +53,52 @@ type refusals struct {
 	count      int
 }
 
-// Connect decides on an upgrade. It returns the limit that refuses it, or nil.
+// Connect decides on an upgrade by the limits that depend on the request. It returns the limit that refuses it, or nil.
 func (e *Endpoint) Connect(ctx context.Context, keys map[string][]string) (*Limit, ratelimit.Decision) {
 	p := e.policy.Load()
 	for i := range p.Limits {
-		if l := &p.Limits[i]; l.On == OnConnect {
+		if l := &p.Limits[i]; l.On == OnConnect && l.Key.Request {
 			if d := e.hub.decide(ctx, l, strings.Join(keys[l.Key.Template], "")); !d.Allowed {
 				return l, d
 			}
 		}
 	}
 	return nil, ratelimit.Decision{}
+}
+
+// Pace decides on an upgrade by the limits that all clients share. It returns the limit that refuses it, or nil. What it allows counts, so
+// the client should have passed everything else. RetryAfter of a refusal is a turn of the client's own: those who were refused would
+// otherwise come back all at once, and most of them in vain.
+func (e *Endpoint) Pace(ctx context.Context) (*Limit, ratelimit.Decision) {
+	p := e.policy.Load()
+	for i := range p.Limits {
+		if l := &p.Limits[i]; l.On == OnConnect && !l.Key.Request {
+			if d := e.hub.decide(ctx, l, l.Key.Template); !d.Allowed {
+				d.RetryAfter = e.hub.turn(time.Now(), d.RetryAfter, l.Window/time.Duration(l.Events))
+				return l, d
+			}
+		}
+	}
+	return nil, ratelimit.Decision{}
+}
+
+// longestTurn bounds how long a client is told to wait for its turn: not all that were sent away come back, but their turns are taken.
+const longestTurn = 30 * time.Second
+
+// turn returns how long the next of those who wait has to, at least so long, when one may come in each interval. A fifth of the pace is left
+// to those who come for the first time.
+func (h *Hub) turn(now time.Time, least, interval time.Duration) time.Duration {
+	h.turns.Lock()
+	defer h.turns.Unlock()
+	if soonest := now.Add(least); h.lastTurn.Before(soonest) {
+		h.lastTurn = soonest
+	}
+	h.lastTurn = h.lastTurn.Add(interval * 5 / 4)
+	wait := h.lastTurn.Sub(now)
+	if wait > longestTurn {
+		return longestTurn/2 + rand.N(longestTurn/2)
+	}
+	return wait
 }
 
 // decide asks a limit. One that only observes refuses nothing.
@@ -74,12 +110,35 @@ func (h *Hub) decide(ctx context.Context, l *Limit, key string) ratelimit.Decisi
 		return ratelimit.Decision{Allowed: true}
 	}
 	if !d.Allowed && l.Observe {
-		if c := h.logger.Check(zap.DebugLevel, "limit would refuse"); c != nil {
-			c.Write(zap.String("limit", l.Name), zap.String("on", string(l.On)))
-		}
+		h.observe(time.Now(), l)
 		d.Allowed = true
 	}
 	return d
+}
+
+// observeEvery is how often it is logged what a limit would have refused.
+const observeEvery = 10 * time.Second
+
+// observation is what a limit would have refused.
+type observation struct {
+	logged time.Time
+	count  int // since then
+}
+
+// observe counts and logs what a limit that only observes would have refused.
+func (h *Hub) observe(now time.Time, l *Limit) {
+	h.observing.Lock()
+	defer h.observing.Unlock()
+	o := h.observed[l.Name]
+	if o == nil {
+		o = new(observation)
+		h.observed[l.Name] = o
+	}
+	if o.count++; now.Sub(o.logged) < observeEvery {
+		return
+	}
+	h.logger.Info("limit would refuse", zap.String("limit", l.Name), zap.String("on", string(l.On)), zap.Int("count", o.count))
+	o.logged, o.count = now, 0
 }
 
 // allow counts req under the limits on action. It returns false, and has answered, when one of them refuses it.
@@ -153,13 +212,23 @@ func (s *Session) refuseLimit(req *wire.Request, l *Limit, d ratelimit.Decision)
 		r.suppressed++
 		return
 	}
-	refusal := wire.Refusal{ID: req.ID, Room: req.Room, RetryAfter: d.RetryAfter, Suppressed: r.suppressed}
-	if l.Unavailable(d) {
-		refusal.Error = wire.Error{Code: wire.Unavailable, Message: `limit "` + l.Name + `" can't be decided now`}
-	} else {
-		refusal.Error = wire.Error{Code: wire.RateLimited, Message: fmt.Sprintf("limit %q of %d per %s reached", l.Name, l.Events, l.Window)}
-		refusal.Limit = &wire.LimitState{Name: l.Name, Events: l.Events, Window: l.Window, Remaining: d.Remaining, Reset: d.Reset}
-	}
-	s.sendError(&refusal)
+	refusal := l.Refusal(d)
+	refusal.ID, refusal.Room, refusal.Suppressed = req.ID, req.Room, r.suppressed
+	s.sendError(refusal)
 	r.told, r.suppressed = now, 0
+}
+
+// Refusal is what a client is told of a decision that refuses.
+func (l *Limit) Refusal(d ratelimit.Decision) *wire.Refusal {
+	if l.Unavailable(d) {
+		return &wire.Refusal{
+			Error:      wire.Error{Code: wire.Unavailable, Message: `limit "` + l.Name + `" can't be decided now`},
+			RetryAfter: d.RetryAfter,
+		}
+	}
+	return &wire.Refusal{
+		Error:      wire.Error{Code: wire.RateLimited, Message: fmt.Sprintf("limit %q of %d per %s reached", l.Name, l.Events, l.Window)},
+		RetryAfter: d.RetryAfter,
+		Limit:      &wire.LimitState{Name: l.Name, Events: l.Events, Window: l.Window, Remaining: d.Remaining, Reset: d.Reset},
+	}
 }

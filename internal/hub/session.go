@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
@@ -119,7 +120,7 @@ func (e *Endpoint) Refuse(w http.ResponseWriter, r *http.Request, code int, refu
 	}
 	go func() {
 		defer e.hub.recovered(conn)
-		in := max(reconnectIn(code), refusal.RetryAfter)
+		in := cmp.Or(refusal.RetryAfter, reconnectIn(code))
 		conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), refusal)))
 		conn.Close(code, wire.CloseReason(code, in), ws.Text(wire.AppendBye(ws.Buffer(128), code, string(refusal.Code), in)), false)
 		_, _ = conn.ReadLoop(func(ws.Message) {}) // until the peer has answered

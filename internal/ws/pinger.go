@@ -15,7 +15,10 @@ const buckets = 32
 const answerWait = 15 * time.Second
 
 // checkEvery is how often a connection is checked for an answer, and one that should be closed for being so.
-const checkEvery = 5 * time.Second
+const checkEvery = time.Second
+
+// silentWait is how long a peer that was given up has to read why. It has been silent for long, so nobody waits for its close frame.
+const silentWait = time.Second
 
 // pinger is the one clock of all connections. A ping is a shared frame; an answer is any byte read after it.
 type pinger struct {
@@ -57,6 +60,15 @@ func (p *pinger) expire(c *Conn, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if _, ok := p.ending[c]; !ok && c.slot >= 0 {
+		p.ending[c] = at
+	}
+}
+
+// hurry sets that c's socket is closed by then, whatever expire has said.
+func (p *pinger) hurry(c *Conn, at time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.slot >= 0 {
 		p.ending[c] = at
 	}
 }
@@ -122,7 +134,10 @@ func (p *pinger) check(pool *Pool, bucket int, now time.Time) {
 	p.mu.Lock()
 	p.scan = p.scan[:0]
 	for _, c := range p.rounds[bucket] {
-		if max(c.lastRead.Load(), changed) < silentSince {
+		if max(c.lastRead.Load(), changed) >= silentSince {
+			continue
+		}
+		if _, closing := p.ending[c]; !closing {
 			p.scan = append(p.scan, c)
 		}
 	}
@@ -136,6 +151,7 @@ func (p *pinger) check(pool *Pool, bucket int, now time.Time) {
 	p.mu.Unlock()
 	for _, c := range p.scan[:silent] {
 		c.owner.Silent()
+		p.hurry(c, now.Add(silentWait))
 	}
 	for _, c := range p.scan[silent:] {
 		c.Abort()
