@@ -220,11 +220,11 @@ type LimitConfig struct {
 	// How many events are allowed in a window for each key, from 1 to 1000000 (with `sliding_log` to 10000). Required.
 	Events int `json:"events,omitempty"`
 
-	// The length of the window, from 10ms to 7d. Required.
+	// The length of the window, from 20ms to 7d. Required.
 	Window caddy.Duration `json:"window,omitempty"`
 
-	// How events are counted. `sliding_counter` counts in tenths of the window: never more than `events` in any window,
-	// at least ten elevenths of them under steady load. `sliding_log` remembers each event: exact, but its memory grows
+	// How events are counted. `sliding_counter` counts in twentieths of the window: never more than `events` in any window,
+	// at least 20/21 of them under steady load. `sliding_log` remembers each event: exact, but its memory grows
 	// with `events`. `gcra` spaces events evenly after a burst of `events`. Default: `sliding_counter`.
 	Algorithm string `json:"algorithm,omitempty"`
 

@@ -197,6 +197,10 @@ func TestLimits(t *testing.T) {
 		Name: "connect", On: "connect", Key: "{http.vars.client_ip}", Events: 200, Window: caddy.Duration(10 * time.Second),
 		Algorithm: "sliding_counter", Scope: "cluster", OnOutage: "local",
 	}
+	accept := LimitConfig{
+		Name: "accept", On: "connect", Key: "all", Events: 2000, Window: caddy.Duration(time.Second),
+		Algorithm: "sliding_counter", Scope: "instance",
+	}
 	own := func(name string) LimitConfig {
 		return LimitConfig{Name: name, On: "publish", Events: 5, Window: caddy.Duration(time.Second)}
 	}
@@ -205,10 +209,10 @@ func TestLimits(t *testing.T) {
 		handler *Handler
 		want    []LimitConfig
 	}{
-		{"defaults", &Handler{}, []LimitConfig{publish, status, join, connect}},
+		{"defaults", &Handler{}, []LimitConfig{publish, status, join, connect, accept}},
 		{"none", &Handler{NoDefaultLimits: true}, nil},
-		{"further", &Handler{Limits: []LimitConfig{own("a")}}, []LimitConfig{publish, status, join, connect, own("a").withDefaults()}},
-		{"replaced", &Handler{Limits: []LimitConfig{own("publish")}}, []LimitConfig{status, join, connect, own("publish").withDefaults()}},
+		{"further", &Handler{Limits: []LimitConfig{own("a")}}, []LimitConfig{publish, status, join, connect, accept, own("a").withDefaults()}},
+		{"replaced", &Handler{Limits: []LimitConfig{own("publish")}}, []LimitConfig{status, join, connect, accept, own("publish").withDefaults()}},
 		{"only own", &Handler{NoDefaultLimits: true, Limits: []LimitConfig{own("a")}}, []LimitConfig{own("a").withDefaults()}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

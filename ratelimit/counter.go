@@ -3,9 +3,9 @@ package ratelimit
 import "time"
 
 // buckets divide a window of the sliding counter. One more is counted, because a window rarely begins where a bucket does.
-const buckets = 10
+const buckets = 20
 
-// bucketWidth is at least a tenth of a window, in the whole microseconds that Redis counts in.
+// bucketWidth is at least a twentieth of a window, in the whole microseconds that Redis counts in.
 func bucketWidth(window time.Duration) time.Duration {
 	return time.Duration(ceil(window, buckets*time.Microsecond)) * time.Microsecond
 }

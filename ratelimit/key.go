@@ -30,6 +30,7 @@ func redisKey(prefix string, l Limit, key string) string {
 	numbers := append(room[:0], l.Algorithm...)
 	numbers = strconv.AppendInt(append(numbers, ','), int64(l.Events), 10)
 	numbers = strconv.AppendInt(append(numbers, ','), int64(l.Window), 10)
+	numbers = strconv.AppendInt(append(numbers, ','), scriptUnit(l), 10)
 	h := fnv.New32a()
 	_, _ = h.Write(numbers) // a hash never returns an error
 	return prefix + ":rl:" + l.Name + ":" + strconv.FormatUint(uint64(h.Sum32()), 36) + ":" + subject(key)

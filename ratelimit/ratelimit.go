@@ -16,8 +16,8 @@ import (
 type Algorithm string
 
 const (
-	// SlidingCounter counts in ten buckets of window/10 and counts the whole oldest bucket: never more than Events in any
-	// window, at least ten elevenths of it under steady load, in about 112 bytes a key. The default.
+	// SlidingCounter counts in twenty buckets of window/20 and counts the whole oldest bucket: never more than Events in any
+	// window, at least 20/21 of it under steady load, in about 150 bytes a key. The default.
 	SlidingCounter Algorithm = "sliding_counter"
 	// SlidingLog remembers the time of every event: exact, never more than Events in any window, and all of them.
 	// Costs up to 120 bytes an event.
@@ -34,7 +34,7 @@ var Algorithms = []Algorithm{SlidingCounter, SlidingLog, GCRA}
 // Bounds of a limit. Below MinWindow a bucket would be shorter than the millisecond that decisions are told in.
 const (
 	MaxEvents = 1_000_000
-	MinWindow = 10 * time.Millisecond
+	MinWindow = 20 * time.Millisecond
 	MaxWindow = 7 * 24 * time.Hour
 	// MaxLogEvents bounds sliding_log, whose cost grows with every event.
 	MaxLogEvents = 10_000

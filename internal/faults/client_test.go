@@ -35,6 +35,7 @@ type client struct {
 	messages   []message
 	degraded   int // answers
 	complaints []string
+	refused    []refusal
 	bye        *frame
 }
 
@@ -58,6 +59,12 @@ type message struct {
 	data string
 }
 
+// refusal is an error that a client was sent.
+type refusal struct {
+	Code       string
+	Suppressed int
+}
+
 // frame is any frame from the server.
 type frame struct {
 	Type        string
@@ -69,6 +76,7 @@ type frame struct {
 	Degraded    bool
 	PSeq        uint64
 	Count       int
+	Suppressed  int
 	ReconnectIn int `json:"reconnect_in"`
 	Events      []struct{ Op, User, Reason string }
 	Presence    *snapshot
@@ -220,6 +228,9 @@ func (c *client) take(f frame) {
 				c.view[m.User] = true
 			}
 		}
+	case "error":
+		code, _ := f.Code.(string)
+		c.refused = append(c.refused, refusal{code, f.Suppressed})
 	case "bye":
 		c.bye = &f
 	}

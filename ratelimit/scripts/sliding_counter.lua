@@ -1,38 +1,42 @@
--- Counts events in buckets of a tenth of the window, and the whole oldest bucket: never above the limit in any window.
--- KEYS[1]: the number of the newest bucket and eleven counts, oldest first, packed in a string
+-- Counts events in buckets of a twentieth of the window, and the whole oldest bucket: never above the limit in any window.
+-- KEYS[1]: the number of the newest bucket and 21 counts, oldest first, packed in a string
 -- ARGV: events, microseconds of a bucket
 -- Returns allowed (1 or 0), remaining, microseconds until the limit is free, microseconds until more remains
 local events, width = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local bucket = math.floor(now / width)
-local format = '<d' .. string.rep('I4', 11)
+local size = 21
+local format = '<d' .. string.rep('I4', size)
 
-local counts = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+local counts = {}
+for i = 1, size do
+  counts[i] = 0
+end
 local set_back = false
 local packed = redis.call('GET', KEYS[1])
 if packed then
   local old = {struct.unpack(format, packed)}
   -- When the clock was set back, the newest bucket becomes this one: late by the step at most, never too soon.
   set_back = old[1] > bucket
-  local shift = math.max(0, math.min(bucket - old[1], 11))
-  for i = 1, 11 - shift do
+  local shift = math.max(0, math.min(bucket - old[1], size))
+  for i = 1, size - shift do
     counts[i] = old[1 + i + shift]
   end
 end
 
 local sum = 0
-for i = 1, 11 do
+for i = 1, size do
   sum = sum + counts[i]
 end
 local allowed = sum < events
 if allowed then
-  counts[11] = counts[11] + 1
+  counts[size] = counts[size] + 1
   sum = sum + 1
 end
 
 local oldest, newest
-for i = 1, 11 do
+for i = 1, size do
   if counts[i] > 0 then
     oldest = oldest or i
     newest = i
