@@ -16,6 +16,7 @@ type base struct {
 	observer Observer
 	log      *zap.Logger
 	shared   shared // the part that is in Redis; nil in Memory
+	clock    func() time.Time
 
 	mu     sync.Mutex
 	closed bool
@@ -59,15 +60,15 @@ type user struct {
 	seen      int64  // the latest activity, Unix milliseconds
 }
 
-func newBase(log *zap.Logger, o Observer) base {
+func newBase(opts Options, o Observer) base {
 	return base{
-		observer: o, log: log,
+		observer: o, log: opts.Logger, clock: opts.clock,
 		rooms: map[string]*room{}, conns: map[string]*conn{}, users: map[string]*user{},
 	}
 }
 
-// now is the time in Unix milliseconds.
-func now() int64 { return time.Now().UnixMilli() }
+// now is the time in Unix milliseconds, by the clock of this instance. Nothing that others see is compared with it.
+func (b *base) now() int64 { return b.clock().UnixMilli() }
 
 // recovered is deferred: it logs a panic instead of letting it end the process.
 func (b *base) recovered(msg string, fields ...zap.Field) {
@@ -95,7 +96,7 @@ func (b *base) Open(ctx context.Context, name string) (degraded bool, err error)
 				b.shared.opened(r)
 			} else {
 				r.local = true
-				r.pseq = firstSeq(r)
+				r.pseq = b.firstSeq(r)
 			}
 			b.rooms[name] = r
 		}
@@ -176,10 +177,10 @@ func (b *base) connect(c Conn) (*conn, *user, error) {
 	}
 	u := b.users[c.User]
 	if u == nil {
-		u = &user{conns: map[string]*conn{}, since: now()}
+		u = &user{conns: map[string]*conn{}, since: b.now()}
 		b.users[c.User] = u
 	}
-	u.seen = now()
+	u.seen = b.now()
 	own := &conn{Conn: c, rooms: map[string]*room{}}
 	u.conns[c.ID] = own
 	b.conns[c.ID] = own
@@ -380,7 +381,7 @@ func (b *base) Touch(id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if c := b.conns[id]; c != nil {
-		b.users[c.User].seen = now()
+		b.users[c.User].seen = b.now()
 	}
 }
 

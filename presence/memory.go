@@ -16,7 +16,7 @@ var _ Store = (*Memory)(nil)
 
 // NewMemory returns an empty store that tells o what changes. It has no goroutines.
 func NewMemory(opts Options, o Observer) *Memory {
-	return &Memory{base: newBase(opts.withDefaults().Logger, o)}
+	return &Memory{base: newBase(opts.withDefaults(), o)}
 }
 
 // Connect implements Store.

@@ -24,6 +24,8 @@ type Options struct {
 	Timeout time.Duration
 	// Logger gets what an operator must know; default: nothing is logged.
 	Logger *zap.Logger
+
+	clock func() time.Time // default time.Now
 }
 
 func (o Options) withDefaults() Options {
@@ -48,6 +50,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
+	}
+	if o.clock == nil {
+		o.clock = time.Now
 	}
 	return o
 }

@@ -92,7 +92,7 @@ func NewRedis(client redis.UniversalClient, opts Options, o Observer) *Redis {
 	var random [6]byte
 	_, _ = rand.Read(random[:]) // never fails
 	s := &Redis{
-		base:    newBase(opts.Logger, o),
+		base:    newBase(opts, o),
 		client:  client,
 		prefix:  opts.Prefix,
 		keys:    keys(opts.Prefix),
@@ -264,8 +264,8 @@ func (s *Redis) Touch(id string) {
 	if c == nil {
 		return
 	}
-	if u := s.users[c.User]; now()-u.seen >= time.Minute.Milliseconds() {
-		u.seen = now()
+	if u := s.users[c.User]; s.now()-u.seen >= time.Minute.Milliseconds() {
+		u.seen = s.now()
 		if len(s.touched) < maxQueue {
 			s.touched = append(s.touched, c.User)
 		}

@@ -31,7 +31,7 @@ func (s *Redis) opened(r *room) {
 		return
 	}
 	r.local = true
-	r.pseq = firstSeq(r)
+	r.pseq = s.firstSeq(r)
 }
 
 // reload implements shared.

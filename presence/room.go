@@ -2,7 +2,6 @@ package presence
 
 import (
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 )
@@ -55,12 +54,12 @@ func (v view) Page(cursor string, limit int) Snapshot {
 // applyOwn changes own connections in the replica of a locked room at once, under a sequence of its own.
 // The changes carry connection ids.
 func (b *base) applyOwn(r *room, changes []change) {
-	seq := max(r.pseq+1, firstSeq(r))
+	seq := max(r.pseq+1, b.firstSeq(r))
 	rows := make([]change, len(changes))
 	for i, c := range changes {
 		c.id = r.row(c.id)
 		if !c.gone {
-			c.entry.ver, c.entry.since, c.entry.local = seq, now(), true
+			c.entry.ver, c.entry.since, c.entry.local = seq, b.now(), true
 			if c.entry.quiet {
 				c.entry.ver = 0
 			}
@@ -75,11 +74,11 @@ func (b *base) applyOwn(r *room, changes []change) {
 
 // firstSeq is where the sequence of a room that never had one starts: at the time in microseconds, so that it is
 // higher than that of any earlier life of the room.
-func firstSeq(r *room) uint64 {
+func (b *base) firstSeq(r *room) uint64 {
 	if r.pseq > 0 {
 		return 0
 	}
-	return uint64(time.Now().UnixMicro())
+	return uint64(b.clock().UnixMicro())
 }
 
 // tell moves the sequence of a locked room to seq or further and hands events to the observer.
