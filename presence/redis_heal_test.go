@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,9 +44,12 @@ func TestRedisRereadOfAnEmptiedStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.nodes[0].Lost([]string{c.nodes[0].RoomChannel("r")})
-	c.sameDevice(0, "probe", "probe")
-	c.open(0, "other")
-	c.join(0, "other", "probe", State{}) // by now the emptied room could have been read
+	eventually(t, "the room was read, or the loss noticed", func() bool {
+		s := c.nodes[0]
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.iid != s.name(1) || len(c.seen[0].log("r")) > 50
+	})
 	release()
 	eventually(t, "all are back in Redis", func() bool { return len(c.rows("r")) == 50 })
 	for i := range c.nodes {
@@ -145,17 +149,25 @@ func TestRedisNobodyIsDeadForComingLater(t *testing.T) {
 	c.consistent("r", 0, 1)
 	server.Stall()
 	eventually(t, "both have noticed", func() bool { return c.nodes[0].Degraded() && c.nodes[1].Degraded() })
-	for _, s := range c.nodes {
+	release := make([]func(), len(c.nodes))
+	for i, s := range c.nodes {
 		s.mu.Lock() // nobody begins again
+		release[i] = sync.OnceFunc(s.mu.Unlock)
+		defer release[i]()
 	}
 	server.Resume()
 	eventually(t, "both leases have ended", func() bool {
 		leases, err := c.redis.ZRangeWithScores(t.Context(), c.nodes[0].keys.leases(), 0, 0).Result()
 		return err == nil && leases[0].Score < float64(time.Now().UnixMilli())
 	})
-	c.nodes[0].mu.Unlock()
-	eventually(t, "the first has written all again", func() bool { return len(c.rows("r")) >= 15 })
-	c.nodes[1].mu.Unlock()
+	release[0]()
+	eventually(t, "the first has written all again", func() bool {
+		s := c.nodes[0]
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.up && s.iid != s.name(1) && !s.pushing
+	})
+	release[1]()
 	for i := range c.nodes {
 		c.ready(i)
 	}
