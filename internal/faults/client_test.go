@@ -108,25 +108,34 @@ func dial(ctx context.Context, node *caddytest.Caddy, addr, user, room string) (
 		return nil, fmt.Errorf("dialing as %s: %w", user, err)
 	}
 	c.ws.SetReadLimit(-1)
+	if err := c.begin(ctx); err != nil {
+		c.drop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// begin waits for the welcome and joins the room.
+func (c *client) begin(ctx context.Context) error {
 	_, b, err := c.ws.Read(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("waiting for the welcome of %s: %w", user, err)
+		return fmt.Errorf("waiting for the welcome of %s: %w", c.user, err)
 	}
 	var welcome frame
 	if err := json.Unmarshal(b, &welcome); err != nil || welcome.Type != "welcome" {
 		var bye frame
 		if _, b, err := c.ws.Read(ctx); err == nil && json.Unmarshal(b, &bye) == nil && bye.Type == "bye" {
 			_, _, _ = c.ws.Read(ctx) // the close frame
-			return nil, &notNow{int(bye.Code.(float64)), time.Duration(bye.ReconnectIn) * time.Millisecond}
+			return &notNow{int(bye.Code.(float64)), time.Duration(bye.ReconnectIn) * time.Millisecond}
 		}
-		return nil, fmt.Errorf("%s was welcomed with %s", user, b)
+		return fmt.Errorf("%s was welcomed with %s", c.user, b)
 	}
 	c.conn = welcome.Conn
 	go c.read()
-	if _, err := c.ask(ctx, "join", `"room":"`+room+`"`); err != nil {
-		return nil, fmt.Errorf("joining %s as %s: %w", room, user, err)
+	if _, err := c.ask(ctx, "join", `"room":"`+c.room+`"`); err != nil {
+		return fmt.Errorf("joining %s as %s: %w", c.room, c.user, err)
 	}
-	return c, nil
+	return nil
 }
 
 // notNow is the error of a client that was told to come again.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
 )
@@ -16,7 +17,7 @@ func TestTwins(t *testing.T) {
 		t.Skip("builds a program for each mechanism")
 	}
 	s := size(600, 30)
-	s.patience = 4*s.ttl + s.grace
+	s.ttl, s.grace, s.patience = 3*time.Second, time.Second, 20*time.Second
 	for _, twin := range []struct {
 		name  string
 		edits []caddytest.Edit
@@ -25,8 +26,45 @@ func TestTwins(t *testing.T) {
 	}{
 		{
 			"nobody removes the dead",
-			[]caddytest.Edit{{File: "presence/redis_reap.go", Old: "busy := s.reaping[dead]", New: "busy := true"}},
+			[]caddytest.Edit{{File: "presence/redis_reap.go", Old: "busy := s.reaping[dead] || s.healing", New: "busy := true"}},
 			killedInstance, "too many",
+		},
+		{
+			"the dead may write",
+			[]caddytest.Edit{{File: "presence/scripts/change.lua", Old: "if w == 1 then", New: "if false then"}},
+			instanceCutOff, "counters",
+		},
+		{
+			"a message that could not be published is forgotten",
+			[]caddytest.Edit{{File: "internal/bus/publisher.go", Old: "		p.miss(m.channel)\n", New: ""}},
+			instanceCutOff, "neither heard",
+		},
+		{
+			"a lost subscription is not told",
+			[]caddytest.Edit{{File: "internal/bus/registry.go", Old: "s.lost = s.lost || s.confirmed()", New: ""}},
+			pubSubKilled, "no gap",
+		},
+		{
+			"what comes back is not asked for",
+			[]caddytest.Edit{{File: "internal/bus/subscriber.go", Old: "return errNotDelivered", New: "sent = nil"}},
+			pubSubSilent, "no gap",
+		},
+		{
+			"writes are not counted",
+			[]caddytest.Edit{{File: "presence/redis_writer.go", Old: "if w != s.w {", New: "if s.w = w; false {"}},
+			replicaPromoted, "was told",
+		},
+		{
+			"an instance does not notice that it is gone",
+			[]caddytest.Edit{
+				{File: "presence/redis_writer.go", Old: "		return errGone\n", New: "		o.finish(nil)\n		s.renewed = sent\n		return nil\n"},
+			},
+			redisFlushed, "leases of []",
+		},
+		{
+			"vanished scripts are not loaded again",
+			[]caddytest.Edit{{File: "presence/redis_writer.go", Old: `redis.HasErrorPrefix(err, "NOSCRIPT")`, New: `redis.HasErrorPrefix(err, "NOSCRIPTS")`}},
+			scriptsFlushed, "degraded true",
 		},
 	} {
 		t.Run(twin.name, func(t *testing.T) {
