@@ -78,7 +78,7 @@ func start(t testing.TB, s scale, o options) *cluster {
 // config names users by the query. At full scale all times are the defaults.
 func (c *cluster) config(lines string) string {
 	presence := ""
-	if !full {
+	if c.ttl != defaultTTL {
 		presence = fmt.Sprintf("presence {\ngrace %s\nttl %s\n}", c.grace, c.ttl)
 	}
 	return fmt.Sprintf(`:{$PORT} {

@@ -17,6 +17,12 @@ func TestMain(m *testing.M) { caddytest.Main(m) }
 // Otherwise crowds are small and times short, and how long a thing takes is measured but not judged: the machine may be slow.
 var full = os.Getenv("ROOMS_FAULTS") == "full"
 
+// The defaults of the configuration.
+const (
+	defaultTTL   = 20 * time.Second
+	defaultGrace = 15 * time.Second
+)
+
 // scale is how large and how long a trial is.
 type scale struct {
 	clients, rooms int
@@ -27,7 +33,7 @@ type scale struct {
 // size returns the scale of a trial that is full with so many clients in so many rooms.
 func size(clients, rooms int) scale {
 	if full {
-		return scale{clients: clients, rooms: rooms, ttl: 20 * time.Second, grace: 15 * time.Second, patience: 2 * time.Minute}
+		return scale{clients: clients, rooms: rooms, ttl: defaultTTL, grace: defaultGrace, patience: 2 * time.Minute}
 	}
 	return scale{clients: max(clients/10, 60), rooms: max(rooms/10, 3), ttl: 3 * time.Second, grace: time.Second, patience: time.Minute}
 }

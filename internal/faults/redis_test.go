@@ -71,19 +71,20 @@ func TestRedisRestartedFromAnOldDump(t *testing.T) {
 // TestRedisDown takes Redis away for a while. Members of one instance go on talking, newcomers come in, and afterwards everybody learns once what
 // has changed meanwhile, and that messages may be missing.
 func TestRedisDown(t *testing.T) {
-	redisAway(t, size(2000, 200), "", (*cluster).redisKilled, (*cluster).redisRun)
+	redisAway(t, size(2000, 200), 30*time.Second, (*cluster).redisKilled, (*cluster).redisRun)
 }
 
 // TestRedisStalled is TestRedisDown with a Redis that answers nothing and loses nothing.
 func TestRedisStalled(t *testing.T) {
-	redisAway(t, size(2000, 200), "", func(c *cluster) { c.redis.Stall() }, func(c *cluster) { c.redis.Resume() })
+	redisAway(t, size(2000, 200), 10*time.Second, func(c *cluster) { c.redis.Stall() }, func(c *cluster) { c.redis.Resume() })
 }
 
 func (c *cluster) redisKilled() { c.redis.Kill() }
 func (c *cluster) redisRun()    { c.redis.Run() }
 
-func redisAway(t testing.TB, s scale, program string, away, back func(*cluster)) {
-	c := start(t, s, options{program: program})
+// redisAway is a trial without Redis for a time, at full scale; otherwise for twice the lease.
+func redisAway(t *testing.T, s scale, span time.Duration, away, back func(*cluster)) {
+	c := start(t, s, options{})
 	c.fill()
 	from, to := c.join(0, "from", room(0)), c.join(0, "to", room(0))
 	c.settled(c.check)
@@ -130,11 +131,10 @@ func redisAway(t testing.TB, s scale, program string, away, back func(*cluster))
 	if err := c.heard(said, sameNode); err != nil {
 		t.Error(err)
 	}
-	least := 2 * s.ttl
-	if full {
-		least = 30 * time.Second
+	if !full {
+		span = 2 * s.ttl
 	}
-	for time.Since(gone) < least {
+	for time.Since(gone) < span {
 		<-time.After(10 * time.Millisecond)
 	}
 	for _, cl := range c.all() {
