@@ -22,7 +22,7 @@ func TestChaos(t *testing.T) {
 	began := time.Now()
 	run := 15 * time.Second
 	if full {
-		run = 3 * time.Minute
+		run = 2 * time.Minute
 	}
 	done := make(chan struct{})
 	var actors sync.WaitGroup

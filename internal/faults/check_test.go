@@ -53,8 +53,13 @@ func (c *cluster) check() error {
 func (c *cluster) checkViews(want truth) error {
 	for _, cl := range c.all() {
 		cl.mu.Lock()
-		got := slices.Sorted(maps.Keys(cl.view))
+		got, bye := slices.Sorted(maps.Keys(cl.view)), cl.bye
 		cl.mu.Unlock()
+		select {
+		case <-cl.ended:
+			return fmt.Errorf("%s in %s was disconnected: %+v", cl.user, cl.room, bye)
+		default:
+		}
 		if users := slices.Sorted(maps.Keys(want.users[cl.room])); !slices.Equal(got, users) {
 			return fmt.Errorf("by what %s in %s was told, %s", cl.user, cl.room, differ(got, users))
 		}

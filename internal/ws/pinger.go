@@ -22,16 +22,19 @@ const silentWait = time.Second
 
 // pinger is the one clock of all connections. A ping is a shared frame; an answer is any byte read after it.
 type pinger struct {
-	interval atomic.Int64  // nanoseconds between two pings of a connection
-	changed  atomic.Int64  // when the interval was changed, Unix nanoseconds: who was silent before had no reason to speak
-	wake     chan struct{} // tells run of that
-	wait     time.Duration // answerWait, shorter in tests
+	interval atomic.Int64 // nanoseconds between two pings of a connection
+	// changed is when the interval was changed, or the process went on after a standstill, in Unix nanoseconds: who was silent before had no
+	// reason to speak, or was not heard.
+	changed atomic.Int64
+	wake    chan struct{} // tells run of that
+	wait    time.Duration // answerWait, shorter in tests
 
 	mu     sync.Mutex
 	rounds [buckets][]*Conn    // connections that are pinged together; guarded by mu
 	ending map[*Conn]time.Time // connections that must be closed by then; guarded by mu
 
-	scan []*Conn // owned by run
+	scan    []*Conn // owned by run
+	checked int64   // when check was called last, Unix nanoseconds, as the monotonic clock stands still with the machine; owned by run
 }
 
 // all returns the connections whose reader has not ended, or whose socket is open.
@@ -129,6 +132,10 @@ func (p *pinger) ping(pool *Pool, bucket int) {
 // check gives up the connections of one bucket that have not answered, and closes what should long be closed.
 func (p *pinger) check(pool *Pool, bucket int, now time.Time) {
 	defer pool.recovered("websocket pinger", nil)
+	if now.UnixNano()-p.checked > int64(checkEvery) {
+		p.changed.Store(now.UnixNano())
+	}
+	p.checked = now.UnixNano()
 	silentSince := now.Add(-time.Duration(p.interval.Load()) - p.wait).UnixNano()
 	changed := p.changed.Load()
 	p.mu.Lock()
