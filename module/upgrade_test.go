@@ -242,6 +242,56 @@ func TestConnectLimit(t *testing.T) {
 	}
 }
 
+func TestAcceptLimit(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	rooms /ws {
+		user {http.request.uri.query.user}
+		limit accept {
+			on connect
+			key all
+			events 2
+			window 1h
+			scope instance
+		}
+		limit connect {
+			on connect
+			key {http.request.uri.query.from}
+			events 1
+			window 1h
+		}
+	}
+}`)
+	// Neither who is not authenticated nor who is over a limit of his own takes a place.
+	for n := range 3 {
+		if resp := upgrade(t, c.Addr, fmt.Sprint("GET /ws?from=", n)); resp.StatusCode != http.StatusUnauthorized {
+			t.Fatalf("status %d, want 401", resp.StatusCode)
+		}
+		if resp := upgrade(t, c.Addr, "GET /ws?user=ann&from=0"); resp.StatusCode != http.StatusTooManyRequests {
+			t.Fatalf("status %d, want 429", resp.StatusCode)
+		}
+	}
+	for _, user := range []string{"ann", "bob"} {
+		if resp := upgrade(t, c.Addr, fmt.Sprintf("GET /ws?user=%[1]s&from=%[1]s", user)); resp.StatusCode != http.StatusSwitchingProtocols {
+			t.Fatalf("status %d, want 101", resp.StatusCode)
+		}
+	}
+	resp := upgrade(t, c.Addr, "GET /ws?user=cid&from=cid")
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" || resp.Header.Get("RateLimit-Policy") != `"accept";q=2;w=3600` {
+		t.Errorf("status %d, %v", resp.StatusCode, resp.Header)
+	}
+	client := roomstest.Connect(t, c.URL("/ws?user=dan&from=dan"), nil)
+	refusal := client.Refused("rate_limited")
+	if limit, ok := refusal["limit"].(roomstest.Object); !ok || limit["name"] != "accept" || refusal["retry_after"].(float64) <= 0 {
+		t.Errorf("refused with %v", refusal)
+	}
+	if bye := client.Next("bye"); bye["reconnect_in"] != refusal["retry_after"] {
+		t.Errorf("bye %v after %v", bye, refusal)
+	}
+	if code := client.Closed(); code != 4101 {
+		t.Errorf("closed with %d, want 4101", code)
+	}
+}
+
 func TestMaxConnections(t *testing.T) {
 	c := caddytest.StartText(t, `:{$PORT} {
 	rooms /ws {

@@ -147,7 +147,9 @@ func (c *Caddy) Run() {
 			return false
 		}
 		_ = conn.Close()
-		return true
+		// It listens a moment before the configuration is in force. A log that is configured may have neither of these.
+		log := c.Log()
+		return strings.Count(log, "server running") <= strings.Count(log, "serving initial configuration")
 	})
 }
 

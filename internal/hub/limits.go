@@ -96,7 +96,7 @@ func (h *Hub) turn(now time.Time, least, interval time.Duration) time.Duration {
 	h.lastTurn = h.lastTurn.Add(interval * 5 / 4)
 	wait := h.lastTurn.Sub(now)
 	if wait > longestTurn {
-		return longestTurn/2 + rand.N(longestTurn/2)
+		return max(least, longestTurn/2+rand.N(longestTurn/2))
 	}
 	return wait
 }
