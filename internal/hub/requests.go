@@ -79,6 +79,9 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 		m = &membership{room: s.hub.enter(ctx, req.Room), session: s, slot: -1}
 	}
 	r := m.room
+	if !s.hub.hears(ctx, req.Room) {
+		cancel()
+	}
 	if rule.MaxMembers > 0 {
 		// One at a time, so that two can't take the last place.
 		r.joining.Lock()
@@ -135,6 +138,9 @@ func (s *Session) leave(req *wire.Request) {
 	m.room.remove(m)
 	ctx, cancel := s.hub.context()
 	defer cancel()
+	if !s.hub.hears(ctx, req.Room) {
+		cancel()
+	}
 	err := s.hub.backend.Store.Leave(ctx, req.Room, s.id, presence.ReasonLeft, func(degraded bool) {
 		s.ack(&wire.Ack{ID: req.ID, Room: req.Room, Degraded: degraded})
 	})
@@ -206,6 +212,9 @@ func (s *Session) status(req *wire.Request) {
 	var degraded bool
 	var err error
 	if req.Room != "" {
+		if !s.hub.hears(ctx, req.Room) {
+			cancel()
+		}
 		degraded, err = s.hub.backend.Store.Update(ctx, req.Room, s.id, presence.State{Status: req.Status, State: string(req.State)})
 	} else {
 		degraded, err = s.hub.backend.Store.SetStatus(ctx, s.user, req.Status)

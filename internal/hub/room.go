@@ -87,6 +87,12 @@ func (r *room) open(ctx context.Context) {
 	}
 }
 
+// hears tells whether what others do in a room that was entered arrives here. If not, the store would wait in vain for its own
+// changes to come back: it is given no time to, and answers that it is degraded.
+func (h *Hub) hears(ctx context.Context, name string) bool {
+	return h.backend.Bus.Subscribe(ctx, h.channel(name)) == nil
+}
+
 // exit counts a session out. The last one starts the time after which the room is given up.
 func (r *room) exit() {
 	h := r.hub
