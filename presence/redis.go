@@ -78,6 +78,8 @@ type Redis struct {
 	nextBeat   time.Time
 	inflight   []*op
 	retired    bool // nothing may be written any more
+
+	others map[string]bool // instances, by name, that had members here when the last name was lost; never changed once it is set
 }
 
 var _ Store = (*Redis)(nil)

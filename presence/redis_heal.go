@@ -29,9 +29,15 @@ func (s *Redis) lose(cause error) {
 	s.endLife()
 	rooms := slices.Collect(maps.Values(s.rooms))
 	s.mu.Unlock()
+	s.others = map[string]bool{}
 	for _, r := range rooms {
 		r.mu.Lock()
 		s.detach(r)
+		for id := range r.conns {
+			if iid, _, _ := strings.Cut(id, "."); !s.mine(iid) {
+				s.others[iid] = true
+			}
+		}
 		s.unlock(r)
 	}
 	for _, o := range lost {
@@ -98,7 +104,8 @@ func (s *Redis) begin() bool {
 	s.mu.Lock()
 	pushed := s.beat()
 	s.mu.Unlock()
-	s.wg.Go(func() { s.heal(life, iid, pushed, stale) })
+	others := s.others
+	s.wg.Go(func() { s.heal(life, iid, pushed, stale, others) })
 	return true
 }
 
@@ -136,7 +143,7 @@ func (s *Redis) attach(r *room, iid string) {
 
 // heal makes the replicas follow Redis again, when all is written under the name iid (pushed): what former names
 // left behind is removed, others get the time to do the same, and then the rooms are read. It ends with the life of the name.
-func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []string) {
+func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []string, others map[string]bool) {
 	defer s.recovered("presence panicked while healing")
 	if s.wait(life, pushed) != nil {
 		return
@@ -153,7 +160,7 @@ func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []strin
 		s.stale = slices.DeleteFunc(s.stale, func(o string) bool { return o == old })
 		s.mu.Unlock()
 	}
-	if len(stale) > 0 && !s.reunite(life) {
+	if len(stale) > 0 && !s.reunite(life, others) {
 		return
 	}
 	s.mu.Lock()
@@ -170,30 +177,34 @@ func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []strin
 	s.log.Info("presence is shared", zap.String("instance", iid), zap.Int("rooms", len(rooms)))
 }
 
-// settle is how long others get to notice, by the message that comes with a new name, that Redis has lost their data as well.
-const settle = 250 * time.Millisecond
+// settle is how often reunite looks, and how long an instance may take from its heartbeat to its new name when that has told it of a loss.
+const settle = 150 * time.Millisecond
 
-// reunite waits, no longer than a lease lasts, until all instances that have members here have written theirs again: after an outage of
-// Redis not all come back at the same moment, and none shall be taken for dead because it comes later. Then it removes those that are. It
-// returns false when the present life ends before.
-func (s *Redis) reunite(life context.Context) bool {
-	awaited := s.neighbours()
+// reunite waits, no longer than a lease lasts, until all instances that had members here when the last name was lost have looked after
+// theirs since: after an outage of Redis, or the loss of its data, not all notice at the same moment, and none shall be taken for dead, or
+// its members for gone, because it comes later. Then it removes those that are dead. It returns false when the present life ends before.
+func (s *Redis) reunite(life context.Context, others map[string]bool) bool {
+	var first map[string]float64
+	calm := 0
 	for deadline := time.Now().Add(s.ttl); s.sleep(life, settle); {
-		back, dead, err := s.leases(life)
+		leases, now, err := s.leases(life)
 		if err != nil {
+			calm = 0
 			continue
 		}
-		for boot := range awaited {
-			if back[boot] {
-				delete(awaited, boot)
-			}
+		if first == nil {
+			first = leases
 		}
-		if len(awaited) > 0 && time.Now().Before(deadline) {
+		if calm++; !returned(others, first, leases, now) {
+			calm = 0
+		}
+		// Twice, as a heartbeat tells an instance of a loss only when its lease is renewed.
+		if calm < 2 && time.Now().Before(deadline) {
 			continue
 		}
-		for _, iid := range dead {
-			if s.mine(iid) {
-				continue // disposed of already, or its lease was not
+		for iid, ends := range leases {
+			if ends > now || s.mine(iid) {
+				continue
 			}
 			if err := s.reap(life, iid); err != nil {
 				s.log.Warn("removing a dead instance failed, the next heartbeat tries again", zap.String("dead", iid), zap.Error(err))
@@ -206,52 +217,43 @@ func (s *Redis) reunite(life context.Context) bool {
 	return false
 }
 
-// neighbours returns the other instances that have members in the replicas, by what all of their names begin with.
-func (s *Redis) neighbours() map[string]bool {
-	s.mu.Lock()
-	rooms := slices.Collect(maps.Values(s.rooms))
-	s.mu.Unlock()
-	boots := map[string]bool{}
-	for _, r := range rooms {
-		r.mu.Lock()
-		for id := range r.conns {
-			if iid, _, _ := strings.Cut(id, "."); !s.mine(iid) {
-				boots[bootOf(iid)] = true
-			}
+// returned tells whether each of the others has a lease that was renewed since the first look, or has a new name, and none is still
+// writing what it has.
+func returned(others map[string]bool, first, leases map[string]float64, now float64) bool {
+	back := map[string]bool{}
+	for iid, ends := range leases {
+		if boot := bootOf(iid); ends <= now {
+			continue
+		} else if ends != math.Trunc(ends) {
+			return false
+		} else if !others[iid] || ends > first[iid] {
+			back[boot] = true
 		}
-		r.mu.Unlock()
 	}
-	return boots
+	for iid := range others {
+		if !back[bootOf(iid)] {
+			return false
+		}
+	}
+	return true
 }
 
-// leases returns the instances that are alive and have written all that they have, by what their names begin with, and the names of those
-// whose leases have ended.
-func (s *Redis) leases(ctx context.Context) (back map[string]bool, dead []string, err error) {
+// leases returns when the lease of each instance ends, in milliseconds, and the time of Redis.
+func (s *Redis) leases(ctx context.Context) (ends map[string]float64, now float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	pipe := s.client.Pipeline()
 	clock := pipe.Time(ctx)
 	rows := pipe.ZRangeWithScores(ctx, s.keys.leases(), 0, -1)
 	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, nil, err
+		return nil, 0, err
 	}
-	now, back := float64(clock.Val().UnixMilli()), map[string]bool{}
-	writing := map[string]bool{}
+	ends = map[string]float64{}
 	for _, row := range rows.Val() {
 		iid, _ := row.Member.(string)
-		switch {
-		case row.Score <= now:
-			dead = append(dead, iid)
-		case row.Score != math.Trunc(row.Score):
-			writing[bootOf(iid)] = true
-		default:
-			back[bootOf(iid)] = true
-		}
+		ends[iid] = row.Score
 	}
-	for boot := range writing {
-		delete(back, boot)
-	}
-	return back, dead, nil
+	return ends, float64(clock.Val().UnixMilli()), nil
 }
 
 // bootOf returns what all names of an instance begin with.

@@ -179,6 +179,48 @@ func TestRedisNobodyIsDeadForComingLater(t *testing.T) {
 	}
 }
 
+// TestRedisLosesWritesOfAll takes back the last write of two instances, as a failover can, of which one notices while the other is busy.
+func TestRedisLosesWritesOfAll(t *testing.T) {
+	c := startCluster(t, redistest.Start(t), 2, Options{})
+	c.openAll("r")
+	c.view("r")
+	c.fill(0, "r", 3)
+	c.fill(1, "r", 3)
+	c.consistent("r", 0, 1)
+	release := c.block(1)
+	pipe := c.redis.TxPipeline()
+	for i, s := range c.nodes {
+		s.mu.Lock()
+		iid := s.iid
+		s.mu.Unlock()
+		id := fmt.Sprintf("r-s%d-002", i)
+		pipe.HDel(t.Context(), s.keys.members("r"), iid+"."+id)
+		pipe.HDel(t.Context(), s.keys.counts("r"), id)
+		pipe.HIncrBy(t.Context(), s.keys.counters(), iid, -1)
+	}
+	if _, err := pipe.Exec(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := c.nodes[0]
+	eventually(t, "the first has noticed", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.iid == s.name(2) && s.up && !s.pushing
+	})
+	<-time.After(4 * settle) // in which it could read the room
+	release()
+	eventually(t, "all is written again", func() bool { return len(c.rows("r")) == 6 })
+	for i := range c.nodes {
+		c.ready(i)
+	}
+	c.consistent("r", 0, 1)
+	for i := range c.nodes {
+		if leaves := count(c.seen[i].log("r"), "leave"); len(leaves) > 0 {
+			t.Errorf("store %d was told of %v", i, leaves)
+		}
+	}
+}
+
 // TestRedisClocksApart has instances whose clocks are ten minutes apart go through what a day brings.
 func TestRedisClocksApart(t *testing.T) {
 	server := redistest.Start(t)
