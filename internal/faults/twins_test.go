@@ -32,7 +32,7 @@ func TestTwins(t *testing.T) {
 		{
 			"the dead may write",
 			[]caddytest.Edit{{File: "presence/scripts/change.lua", Old: "if w == 1 then", New: "if false then"}},
-			instanceCutOff, "counters",
+			instanceCutOff, "without a lease",
 		},
 		{
 			"a message that could not be published is forgotten",
