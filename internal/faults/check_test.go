@@ -40,6 +40,15 @@ func (c *cluster) truth() truth {
 // check returns how Redis, the instances and the clients differ from the truth. While a lost connection is held through its grace, they do.
 func (c *cluster) check() error {
 	want := c.truth()
+	for _, cl := range c.all() {
+		select {
+		case <-cl.ended:
+			cl.mu.Lock()
+			defer cl.mu.Unlock()
+			return fmt.Errorf("%s in %s was disconnected: %w; bye %+v", cl.user, cl.room, cl.reason, cl.bye)
+		default:
+		}
+	}
 	if err := c.checkViews(want); err != nil {
 		return err
 	}
@@ -53,13 +62,8 @@ func (c *cluster) check() error {
 func (c *cluster) checkViews(want truth) error {
 	for _, cl := range c.all() {
 		cl.mu.Lock()
-		got, bye := slices.Sorted(maps.Keys(cl.view)), cl.bye
+		got := slices.Sorted(maps.Keys(cl.view))
 		cl.mu.Unlock()
-		select {
-		case <-cl.ended:
-			return fmt.Errorf("%s in %s was disconnected: %+v", cl.user, cl.room, bye)
-		default:
-		}
 		if users := slices.Sorted(maps.Keys(want.users[cl.room])); !slices.Equal(got, users) {
 			return fmt.Errorf("by what %s in %s was told, %s", cl.user, cl.room, differ(got, users))
 		}

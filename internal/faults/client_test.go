@@ -37,6 +37,7 @@ type client struct {
 	complaints []string
 	refused    []refusal
 	bye        *frame
+	reason     error // why nothing more is read
 }
 
 // event is what a client was told of a member.
@@ -190,6 +191,9 @@ func (c *client) read() {
 	for {
 		_, b, err := c.ws.Read(context.Background())
 		if err != nil {
+			c.mu.Lock()
+			c.reason = err
+			c.mu.Unlock()
 			return
 		}
 		var f frame
@@ -218,7 +222,9 @@ func (c *client) take(f frame) {
 	}
 	switch f.Type {
 	case "presence":
-		c.follow(f)
+		if f.Room == c.room { // some are in another one for a moment
+			c.follow(f)
+		}
 	case "message":
 		m := message{at: time.Now(), data: string(f.Data)}
 		if f.From != nil {
