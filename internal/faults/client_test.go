@@ -127,7 +127,7 @@ func (c *client) begin(ctx context.Context) error {
 		var bye frame
 		if _, b, err := c.ws.Read(ctx); err == nil && json.Unmarshal(b, &bye) == nil && bye.Type == "bye" {
 			_, _, _ = c.ws.Read(ctx) // the close frame
-			return &notNow{int(bye.Code.(float64)), time.Duration(bye.ReconnectIn) * time.Millisecond}
+			return &laterError{int(bye.Code.(float64)), time.Duration(bye.ReconnectIn) * time.Millisecond}
 		}
 		return fmt.Errorf("%s was welcomed with %s", c.user, b)
 	}
@@ -139,13 +139,13 @@ func (c *client) begin(ctx context.Context) error {
 	return nil
 }
 
-// notNow is the error of a client that was told to come again.
-type notNow struct {
+// laterError is the error of a client that was told to come again.
+type laterError struct {
 	code int
 	in   time.Duration
 }
 
-func (e *notNow) Error() string { return fmt.Sprintf("closed with %d, come again in %s", e.code, e.in) }
+func (e *laterError) Error() string { return fmt.Sprintf("closed with %d, come again in %s", e.code, e.in) }
 
 // dialers dial from several addresses, since one has too few ports for connections that end and come again.
 var dialers = func() (clients []*http.Client) {

@@ -25,7 +25,7 @@ func TestReconnectStorm(t *testing.T) {
 	come := func(node, i int) (accepted time.Time, turns int) {
 		for {
 			_, err := c.tryJoin(node, user(i), room(i%c.rooms))
-			var later *notNow
+			var later *laterError
 			switch {
 			case err == nil:
 				return time.Now(), turns
