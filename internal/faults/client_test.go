@@ -145,7 +145,9 @@ type laterError struct {
 	in   time.Duration
 }
 
-func (e *laterError) Error() string { return fmt.Sprintf("closed with %d, come again in %s", e.code, e.in) }
+func (e *laterError) Error() string {
+	return fmt.Sprintf("closed with %d, come again in %s", e.code, e.in)
+}
 
 // dialers dial from several addresses, since one has too few ports for connections that end and come again.
 var dialers = func() (clients []*http.Client) {
