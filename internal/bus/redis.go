@@ -25,7 +25,8 @@ type RedisOptions struct {
 	// Control is a channel that no other instance subscribes to: the bus publishes to itself there, to see whether messages
 	// still arrive. Its messages are not handed to the Receiver.
 	Control string
-	// ProbeInterval is how long nothing may arrive before the bus looks whether anything would; 0: DefaultProbeInterval.
+	// ProbeInterval is how often the bus publishes to itself, to see whether anything arrives, which it knows after two of
+	// them at most; 0: DefaultProbeInterval.
 	ProbeInterval time.Duration
 	// LossNotice is published on every channel on which a publish has failed, once Redis can be reached again, so that those who
 	// receive there learn that a message may be missing; nil: nothing is. When there are too many such channels, it is published on

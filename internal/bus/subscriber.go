@@ -111,9 +111,8 @@ func (s *subscriber) subscribeAll(ctx context.Context, conn *redis.PubSub) error
 
 // watch sends what changes and looks after the connection until it ends.
 //
-// A link on which nothing was read for an interval must answer a ping. A link that brought no message must bring one
-// that is published for the purpose: after a failover a connection can be in good health, to a server where nobody
-// publishes.
+// A link on which nothing was read for an interval must answer a ping. In each interval a link must bring a message, as one is
+// published for the purpose: after a failover a connection can be in good health, to a server where nobody publishes.
 func (s *subscriber) watch(ctx context.Context, conn *redis.PubSub, l *link, ended <-chan error) error {
 	interval := time.NewTimer(s.interval)
 	defer interval.Stop()
@@ -135,14 +134,11 @@ func (s *subscriber) watch(ctx context.Context, conn *redis.PubSub, l *link, end
 			}
 			answer = nil
 		case <-interval.C:
-			switch {
-			case l.delivered.Swap(false):
-				sent = nil
-			case sent.acceptedFor() >= s.interval/2:
+			if !l.delivered.Swap(false) && sent.acceptedFor() >= s.interval/2 {
 				return errNotDelivered
-			default:
-				sent = s.probe()
 			}
+			// Also on a busy link, so that no more than two intervals pass.
+			sent = s.probe()
 			if answer == nil && !l.heard.Swap(false) {
 				if err := conn.Ping(ctx); err != nil {
 					return err
