@@ -46,7 +46,11 @@ func Mutant(t testing.TB, edits ...Edit) string {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "caddy")
-	out, err := exec.Command("go", "build", "-overlay", overlayFile, "-o", program, "github.com/caddyrooms/caddy-rooms/cmd/caddy").CombinedOutput()
+	args := []string{"build", "-overlay", overlayFile, "-o", program}
+	if race { // as Binary, whose packages are built then
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, "github.com/caddyrooms/caddy-rooms/cmd/caddy")...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("building a mutant: %v\n%s", err, out)
 	}

@@ -17,7 +17,7 @@ func TestTwins(t *testing.T) {
 		t.Skip("builds a program for each mechanism")
 	}
 	s := size(600, 30)
-	s.ttl, s.grace, s.patience = 3*time.Second, time.Second, 20*time.Second
+	s.ttl, s.grace, s.patience = 3*time.Second, time.Second, 14*time.Second
 	for _, twin := range []struct {
 		name  string
 		edits []caddytest.Edit
