@@ -126,6 +126,8 @@ func write(t testing.TB, text string) string {
 // Run starts the process, again after Stop or Kill, and returns when it serves.
 func (c *Caddy) Run() {
 	c.t.Helper()
+	const inForce = "serving initial configuration"
+	before := strings.Count(c.Log(), inForce)
 	c.cmd = exec.Command(c.prog, "run", "--adapter", "caddyfile", "--config", c.file)
 	c.cmd.Dir, c.cmd.Env, c.cmd.Stderr = root(c.t), c.env, &c.log
 	if err := c.cmd.Start(); err != nil {
@@ -147,9 +149,8 @@ func (c *Caddy) Run() {
 			return false
 		}
 		_ = conn.Close()
-		// It listens a moment before the configuration is in force. A log that is configured may have neither of these.
-		log := c.Log()
-		return strings.Count(log, "server running") <= strings.Count(log, "serving initial configuration")
+		// It listens a moment before the configuration is in force.
+		return strings.Count(c.Log(), inForce) > before
 	})
 }
 
