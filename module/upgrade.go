@@ -64,7 +64,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if limit, decision := endpoint.Pace(r.Context()); limit != nil {
 		if speaks {
 			// Unlike a client over a limit of its own, this one did nothing wrong, and a browser can't read when to come back.
-			return h.refuseSpeaking(w, r, wire.CloseTooManyConnections, limit.Refusal(decision))
+			code := wire.CloseTooManyConnections
+			if limit.Unavailable(decision) {
+				code = wire.CloseUnavailable
+			}
+			return h.refuseSpeaking(w, r, code, limit.Refusal(decision))
 		}
 		return refuseLimit(w, limit, decision)
 	}

@@ -292,6 +292,29 @@ func TestAcceptLimit(t *testing.T) {
 	}
 }
 
+// TestSharedLimitWithoutRedis: who can't be decided on is told that, and is given no turn.
+func TestSharedLimitWithoutRedis(t *testing.T) {
+	c := caddytest.StartText(t, `:{$PORT} {
+	rooms /ws {
+		anonymous
+		no_default_limits
+		redis redis://127.0.0.1:1
+		limit accept {
+			on connect
+			key all
+			events 1000
+			window 1s
+			on_outage deny
+		}
+	}
+}`)
+	client := roomstest.Connect(t, c.URL("/ws"), nil)
+	client.Refused("unavailable")
+	if code := client.Closed(); code != 4102 {
+		t.Errorf("closed with %d, want 4102", code)
+	}
+}
+
 func TestMaxConnections(t *testing.T) {
 	c := caddytest.StartText(t, `:{$PORT} {
 	rooms /ws {

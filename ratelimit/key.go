@@ -24,13 +24,15 @@ func subject(key string) string {
 }
 
 // redisKey names the state of key in Redis. The numbers of the limit are part of it, because a state makes no sense to
-// another algorithm, bucket width or interval.
+// another algorithm, window or number of buckets.
 func redisKey(prefix string, l Limit, key string) string {
 	var room [64]byte
 	numbers := append(room[:0], l.Algorithm...)
 	numbers = strconv.AppendInt(append(numbers, ','), int64(l.Events), 10)
 	numbers = strconv.AppendInt(append(numbers, ','), int64(l.Window), 10)
-	numbers = strconv.AppendInt(append(numbers, ','), scriptUnit(l), 10)
+	if l.Algorithm == SlidingCounter {
+		numbers = strconv.AppendInt(append(numbers, ','), buckets, 10)
+	}
 	h := fnv.New32a()
 	_, _ = h.Write(numbers) // a hash never returns an error
 	return prefix + ":rl:" + l.Name + ":" + strconv.FormatUint(uint64(h.Sum32()), 36) + ":" + subject(key)

@@ -10,7 +10,9 @@ import (
 	cryptorand "crypto/rand"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,8 +71,8 @@ type Hub struct {
 	coalesce atomic.Int64 // nanoseconds
 	linger   atomic.Int64 // nanoseconds
 
-	turns    sync.Mutex
-	lastTurn time.Time // that was given to a client to come back at; guarded by turns
+	turnsMu sync.Mutex
+	turns   map[string]time.Time // the next to give to a client to come back at, by the name of the limit; guarded by turnsMu
 
 	observing sync.Mutex
 	observed  map[string]*observation // by the name of the limit; guarded by observing
@@ -82,7 +84,10 @@ type Hub struct {
 
 // New returns a hub that does nothing until it is bound.
 func New(opts Options) *Hub {
-	return &Hub{opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6), rooms: make(map[string]*room), observed: make(map[string]*observation)}
+	return &Hub{
+		opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6),
+		rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
+	}
 }
 
 // unsubscribeAfter is how long an empty room is kept, so that coming and going causes no subscriptions.
@@ -137,6 +142,12 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 		r.stop()
 	}
 	h.mu.Unlock()
+	h.observing.Lock()
+	observed := slices.Collect(maps.Keys(h.observed))
+	h.observing.Unlock()
+	for _, limit := range observed {
+		h.tellObserved(limit)
+	}
 	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Bus.Close())
 	h.pool.Close()
 	return err

@@ -73,10 +73,14 @@ func (e *Endpoint) Pace(ctx context.Context) (*Limit, ratelimit.Decision) {
 	p := e.policy.Load()
 	for i := range p.Limits {
 		if l := &p.Limits[i]; l.On == OnConnect && !l.Key.Request {
-			if d := e.hub.decide(ctx, l, l.Key.Template); !d.Allowed {
-				d.RetryAfter = e.hub.turn(time.Now(), d.RetryAfter, l.Window/time.Duration(l.Events))
-				return l, d
+			d := e.hub.decide(ctx, l, l.Key.Template)
+			if d.Allowed {
+				continue
 			}
+			if !l.Unavailable(d) {
+				d.RetryAfter = e.hub.turn(time.Now(), l, d.RetryAfter)
+			}
+			return l, d
 		}
 	}
 	return nil, ratelimit.Decision{}
@@ -85,19 +89,17 @@ func (e *Endpoint) Pace(ctx context.Context) (*Limit, ratelimit.Decision) {
 // longestTurn bounds how long a client is told to wait for its turn: not all that were sent away come back, but their turns are taken.
 const longestTurn = 30 * time.Second
 
-// turn returns how long the next of those who wait has to, at least so long, when one may come in each interval. A fifth of the pace is left
-// to those who come for the first time.
-func (h *Hub) turn(now time.Time, least, interval time.Duration) time.Duration {
-	h.turns.Lock()
-	defer h.turns.Unlock()
-	if soonest := now.Add(least); h.lastTurn.Before(soonest) {
-		h.lastTurn = soonest
-	}
-	h.lastTurn = h.lastTurn.Add(interval * 5 / 4)
-	wait := h.lastTurn.Sub(now)
-	if wait > longestTurn {
+// turn returns how long the next of those who wait for a limit has to, at least so long, when one may come in each interval of its pace. A
+// fifth of the pace is left to those who come for the first time.
+func (h *Hub) turn(now time.Time, l *Limit, least time.Duration) time.Duration {
+	interval := l.Window / time.Duration(l.Events) * 5 / 4
+	h.turnsMu.Lock()
+	defer h.turnsMu.Unlock()
+	wait := max(least, h.turns[l.Name].Sub(now))
+	if wait > max(least, longestTurn) {
 		return max(least, longestTurn/2+rand.N(longestTurn/2))
 	}
+	h.turns[l.Name] = now.Add(wait + interval)
 	return wait
 }
 
@@ -110,7 +112,7 @@ func (h *Hub) decide(ctx context.Context, l *Limit, key string) ratelimit.Decisi
 		return ratelimit.Decision{Allowed: true}
 	}
 	if !d.Allowed && l.Observe {
-		h.observe(time.Now(), l)
+		h.observe(l)
 		d.Allowed = true
 	}
 	return d
@@ -119,26 +121,38 @@ func (h *Hub) decide(ctx context.Context, l *Limit, key string) ratelimit.Decisi
 // observeEvery is how often it is logged what a limit would have refused.
 const observeEvery = 10 * time.Second
 
-// observation is what a limit would have refused.
+// observation is what a limit would have refused since its timer was started.
 type observation struct {
-	logged time.Time
-	count  int // since then
+	on    Action
+	count int
+	timer *time.Timer
 }
 
-// observe counts and logs what a limit that only observes would have refused.
-func (h *Hub) observe(now time.Time, l *Limit) {
+// observe counts what a limit that only observes would have refused. The first refusal starts the time after which all are logged.
+func (h *Hub) observe(l *Limit) {
 	h.observing.Lock()
 	defer h.observing.Unlock()
 	o := h.observed[l.Name]
 	if o == nil {
-		o = new(observation)
-		h.observed[l.Name] = o
+		name := l.Name
+		o = &observation{on: l.On, timer: time.AfterFunc(observeEvery, func() {
+			defer h.recovered(nil)
+			h.tellObserved(name)
+		})}
+		h.observed[name] = o
 	}
-	if o.count++; now.Sub(o.logged) < observeEvery {
-		return
+	o.count++
+}
+
+// tellObserved logs what the limit of that name would have refused.
+func (h *Hub) tellObserved(name string) {
+	h.observing.Lock()
+	defer h.observing.Unlock()
+	if o := h.observed[name]; o != nil {
+		o.timer.Stop()
+		delete(h.observed, name)
+		h.logger.Info("limit would refuse", zap.String("limit", name), zap.String("on", string(o.on)), zap.Int("count", o.count))
 	}
-	h.logger.Info("limit would refuse", zap.String("limit", l.Name), zap.String("on", string(l.On)), zap.Int("count", o.count))
-	o.logged, o.count = now, 0
 }
 
 // allow counts req under the limits on action. It returns false, and has answered, when one of them refuses it.
