@@ -31,8 +31,9 @@ type Binding struct {
 }
 
 // Bind makes bindings the hub's endpoints, and returns these in the same order. Clients stay where their endpoint has not changed, or
-// where the one that it has become can't be mistaken for another; their new policy holds at once. The clients of endpoints that are no more
-// are asked to come again. The first call starts the hub. Calls must not overlap.
+// where the one that it has become can't be mistaken for another; their new policy holds at once, and who is in a room that it closes
+// to him is taken out of it. The clients of endpoints that are no more are asked to come again. The first call starts the hub. Calls must
+// not overlap.
 func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 	h.mu.Lock()
 	orphans := h.endpoints
@@ -59,12 +60,14 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 		}
 	}
 	var closing []*Endpoint
+	changed := false
 	for i, b := range bindings {
 		e := heirs[i]
 		if e == nil {
 			e = &Endpoint{hub: h}
 			heirs[i] = e
 		}
+		changed = changed || e.config != b.Config
 		e.admission, e.config = b.Admission, b.Config
 		e.limits.Store(&b.Policy.Transport)
 		if old := e.policy.Swap(b.Policy); old != nil && old.CloseOnRebind {
@@ -75,6 +78,9 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 	h.mu.Unlock()
 
 	h.start()
+	if changed {
+		go h.enforce()
+	}
 	if closing = append(closing, orphans...); len(closing) > 0 {
 		go h.closeSpread(context.Background(), h.DrainWindow(), func(s *Session) bool { return slices.Contains(closing, s.endpoint) })
 	}

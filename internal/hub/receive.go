@@ -18,6 +18,7 @@ const (
 	fromInstance = 'm' // m<hub id> <connection that gets none>\n<JSON of the client frame>
 	fromOutside  = '{' // the JSON of a message that someone else has published
 	lossNotice   = 'g' // g<hub id>: messages of that hub may not have arrived; on the users' channel, in any room
+	fromOperator = 'o' // o<hub id>\n<JSON of an Order>, on the users' channel
 )
 
 // Receive implements bus.Receiver.
@@ -30,6 +31,9 @@ func (h *Hub) Receive(channel string, payload []byte) {
 		h.receiveOutside(name, payload)
 	case len(payload) > 0 && payload[0] == lossNotice:
 		h.receiveLoss(name, isRoom, string(payload[1:]))
+	case !isRoom && len(payload) > 0 && payload[0] == fromOperator:
+		from, body, _ := bytes.Cut(payload[1:], []byte{'\n'})
+		h.receiveOrder(string(from), body)
 	case h.backend.Feed != nil:
 		h.backend.Feed.Deliver(channel, payload)
 	}

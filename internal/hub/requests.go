@@ -14,6 +14,8 @@ import (
 // receive answers one message of the client. It runs in the reader's goroutine, so that requests of a client are done one after
 // the other; what waits for a shared store holds up nobody else.
 func (s *Session) receive(m ws.Message) {
+	s.work.Lock()
+	defer s.work.Unlock()
 	limit := s.endpoint.Policy().Transport.MaxFrame
 	switch {
 	case s.gone():
@@ -61,7 +63,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	}
 	m, in := s.rooms[req.Room]
 	switch {
-	case rule == nil, !byServer && (rule.Join == Nobody || rule.Join == Users && s.anonymous):
+	case !byServer && !s.mayJoin(rule):
 		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "this room may not be joined"})
 		return
 	case !in && len(s.rooms) >= p.MaxRooms:
@@ -76,7 +78,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	ctx, cancel := s.hub.context()
 	defer cancel()
 	if !in {
-		m = &membership{room: s.hub.enter(ctx, req.Room), session: s, slot: -1}
+		m = &membership{room: s.hub.enter(ctx, req.Room), session: s, slot: -1, byServer: byServer}
 	}
 	r := m.room
 	if !s.hub.hears(ctx, req.Room) {
@@ -112,6 +114,13 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	if _, placed := s.rooms[req.Room]; !in && !placed {
 		r.exit() // refused, or the session ended meanwhile
 	}
+	if s.endpoint.Policy() != p && !m.byServer && !s.mayJoin(s.endpoint.Policy().rule(req.Room)) {
+		// The policy has changed behind the check above, and whoever enforces it may have been here before the session was in.
+		go func() {
+			defer s.hub.recovered(s.conn)
+			s.expelForbidden(req.Room)
+		}()
+	}
 }
 
 // full tells whether a room has no place for the session's user.
@@ -133,24 +142,31 @@ func (s *Session) leave(req *wire.Request) {
 		s.refuseNotJoined(req)
 		return
 	}
-	// Nothing of a room comes after its leave ack: no message, no ack of a publish.
-	s.publishes.Wait()
-	m.room.remove(m)
-	ctx, cancel := s.hub.context()
-	defer cancel()
-	if !s.hub.hears(ctx, req.Room) {
-		cancel()
-	}
-	err := s.hub.backend.Store.Leave(ctx, req.Room, s.id, presence.ReasonLeft, func(degraded bool) {
+	err := s.depart(m, presence.ReasonLeft, func(degraded bool) {
 		s.ack(&wire.Ack{ID: req.ID, Room: req.Room, Degraded: degraded})
 	})
 	if err != nil {
 		s.fail(req, "leaving room", err)
 	}
+}
+
+// depart takes the session out of m's room and has tell send the last frame of that room. s.work is held.
+func (s *Session) depart(m *membership, reason presence.Reason, tell func(degraded bool)) error {
+	name := m.room.name
+	// Nothing of a room comes after that frame: no message, no ack of a publish.
+	s.publishes.Wait()
+	m.room.remove(m)
+	ctx, cancel := s.hub.context()
+	defer cancel()
+	if !s.hub.hears(ctx, name) {
+		cancel()
+	}
+	err := s.hub.backend.Store.Leave(ctx, name, s.id, reason, tell)
 	s.mu.Lock()
-	delete(s.rooms, req.Room)
+	delete(s.rooms, name)
 	s.mu.Unlock()
 	m.room.exit()
+	return err
 }
 
 func (s *Session) publish(req *wire.Request) {

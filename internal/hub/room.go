@@ -36,11 +36,12 @@ type member struct {
 	from uint64 // changes of the room's presence that its snapshot had
 }
 
-// membership is a session's place in a room. Its fields are guarded by room.mu.
+// membership is a session's place in a room. Its slot is guarded by room.mu, the rest never changes.
 type membership struct {
-	room    *room
-	session *Session
-	slot    int // in room.members; -1: not in
+	room     *room
+	session  *Session
+	slot     int  // in room.members; -1: not in
+	byServer bool // the server has put the session here, whatever the rules say; never changes
 }
 
 // enter returns the room of that name, opened, and counts the caller in; exit counts it out.

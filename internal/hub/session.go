@@ -52,10 +52,12 @@ type Session struct {
 	anonymous bool
 	keys      map[string][]string
 
-	// Owned by the reader's goroutine.
-	rooms     map[string]*membership // also read, under mu, by drop
-	refusals  map[string]*refusals   // by the name of the limit
-	publishes sync.WaitGroup         // whose acks are not queued yet
+	// work is held while something is done for the session: a request, by its reader, or what the server does with it. It is taken
+	// before all other locks, and held across calls of the store.
+	work      sync.Mutex
+	rooms     map[string]*membership // written under work and mu, read under one of them
+	refusals  map[string]*refusals   // by the name of the limit; guarded by work
+	publishes sync.WaitGroup         // whose acks are not queued yet; guarded by work
 
 	mu      sync.Mutex
 	dropped bool        // out of the hub: joins no room any more; guarded by mu
@@ -137,8 +139,21 @@ func (refused) Slow()   {}
 // run is the session's goroutine, from the welcome to the end.
 func (s *Session) run(autoJoin []string) {
 	defer s.hub.recovered(s.conn)
-	code := 0
+	var code int
 	defer func() { s.end(code) }()
+	s.begin(autoJoin)
+	s.startAge()
+	var err error
+	code, err = s.conn.ReadLoop(s.receive)
+	if c := s.hub.logger.Check(zap.DebugLevel, "connection ended"); c != nil {
+		c.Write(zap.String("conn", s.id), zap.Int("peer_code", code), zap.Error(err))
+	}
+}
+
+// begin welcomes the client, records it, and puts it where the server wants it.
+func (s *Session) begin(autoJoin []string) {
+	s.work.Lock()
+	defer s.work.Unlock()
 	s.welcome()
 	if s.hub.draining.Load() {
 		s.close(wire.CloseRestart, "restart", false) // it came in too late to be closed with the others
@@ -157,11 +172,6 @@ func (s *Session) run(autoJoin []string) {
 			continue
 		}
 		s.join(&req, true)
-	}
-	s.startAge()
-	code, err = s.conn.ReadLoop(s.receive)
-	if c := s.hub.logger.Check(zap.DebugLevel, "connection ended"); c != nil {
-		c.Write(zap.String("conn", s.id), zap.Int("peer_code", code), zap.Error(err))
 	}
 }
 
@@ -260,6 +270,8 @@ const goingAwayHold = 3 * time.Second
 // end is the last thing of a session, in its reader's goroutine: out of the hub, transport closed, then the store.
 func (s *Session) end(peerCode int) {
 	s.drop()
+	s.work.Lock()
+	defer s.work.Unlock()
 	s.mu.Lock()
 	code := s.code
 	s.mu.Unlock()

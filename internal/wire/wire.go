@@ -48,6 +48,7 @@ const (
 	CloseUnauthorized       = 4001
 	CloseForbidden          = 4002
 	CloseTooLarge           = 4004
+	CloseKicked             = 4005
 	CloseFlood              = 4100
 	CloseTooManyConnections = 4101
 	CloseUnavailable        = 4102

@@ -19,8 +19,9 @@ func (c *Conn) Send(f Frame) bool {
 		c.mu.Unlock()
 		return false
 	}
-	// One frame alone is taken whatever its size: it is bounded by other means, and a queue that is smaller than a message would take none.
-	if c.bytes > 0 && c.bytes+len(f)+frameCost > c.limits.Load().SendQueue {
+	// A frame that waits alone is taken whatever its size: it is bounded by other means, and a queue that is smaller than a message would
+	// take none. What a writer is about to finish doesn't count.
+	if len(c.pending) > 0 && c.bytes+len(f)+frameCost > c.limits.Load().SendQueue {
 		c.overflowed = true
 		c.mu.Unlock()
 		c.owner.Slow()
