@@ -50,6 +50,7 @@ type Session struct {
 	user      string
 	device    string
 	anonymous bool
+	opened    time.Time
 	keys      map[string][]string
 
 	// work is held while something is done for the session: a request, by its reader, or what the server does with it. It is taken
@@ -97,7 +98,7 @@ func (h *Hub) dismiss() {
 func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) error {
 	s := &Session{
 		hub: e.hub, endpoint: e, id: c.Conn, user: c.User, device: c.Device, keys: c.Keys,
-		rooms: make(map[string]*membership),
+		opened: time.Now(), rooms: make(map[string]*membership),
 	}
 	if c.User == "" {
 		s.anonymous, s.user = true, anonymousPrefix+c.Conn
