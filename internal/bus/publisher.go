@@ -88,14 +88,12 @@ func (p *publisher) signal() {
 	}
 }
 
-// run publishes until ctx ends.
+// run publishes until the publisher is closed and has sent everything.
 func (p *publisher) run(ctx context.Context) {
 	var taken []publication
 	var notices <-chan time.Time
-	for {
+	for closed := false; !closed; {
 		select {
-		case <-ctx.Done():
-			return
 		case <-p.wake:
 		case <-notices:
 			notices = nil
@@ -104,16 +102,23 @@ func (p *publisher) run(ctx context.Context) {
 		p.mu.Lock()
 		p.queue, taken = taken[:0], p.queue
 		missed := len(p.missed) > 0
+		closed = p.closed
 		p.mu.Unlock()
 		if missed && notices == nil {
 			notices = time.After(noticeEvery)
 		}
-		for rest := taken; len(rest) > 0; {
-			n := batch(rest)
-			p.send(ctx, rest[:n])
-			rest = rest[n:]
-		}
+		p.sendAll(ctx, taken)
 		clear(taken)
+	}
+	// Nobody else will tell of what did not arrive.
+	p.sendAll(ctx, p.notices())
+}
+
+func (p *publisher) sendAll(ctx context.Context, messages []publication) {
+	for len(messages) > 0 {
+		n := batch(messages)
+		p.send(ctx, messages[:n])
+		messages = messages[n:]
 	}
 }
 
@@ -143,7 +148,7 @@ func (p *publisher) send(ctx context.Context, messages []publication) {
 		if i < len(cmds) {
 			outcome = cmds[i].Err()
 		}
-		p.finish(m, p.explain(ctx, outcome))
+		p.finish(m, explain(outcome))
 	}
 	p.mu.Lock()
 	p.messages -= len(messages)
@@ -153,9 +158,6 @@ func (p *publisher) send(ctx context.Context, messages []publication) {
 
 func (p *publisher) exec(ctx context.Context, messages []publication) (cmds []redis.Cmder, err error) {
 	defer recovered(p.logger, "bus publisher", &err)
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	pipe := p.db.Publisher().Pipeline()
 	for _, m := range messages {
 		pipe.Publish(ctx, m.channel, m.payload)
@@ -173,12 +175,10 @@ func anyFailed(cmds []redis.Cmder) bool {
 }
 
 // explain turns an error of go-redis into one of the bus.
-func (p *publisher) explain(ctx context.Context, err error) error {
+func explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil:
-		return ErrClosed
 	case errors.Is(err, redisdb.ErrDown):
 		return ErrDown
 	}
@@ -193,7 +193,7 @@ func (p *publisher) miss(channel string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.closed || p.missed[channel] || p.missed[p.lossChannel]:
+	case p.missed[channel] || p.missed[p.lossChannel]:
 		return
 	case len(p.missed) >= maxMissed:
 		p.missed = map[string]bool{p.lossChannel: true}
@@ -211,13 +211,21 @@ func (p *publisher) tellLosses() {
 		p.signal() // look again later
 		return
 	}
-	p.mu.Lock()
-	missed := p.missed
-	p.missed = nil
-	p.mu.Unlock()
-	for channel := range missed {
-		p.publish(channel, p.lossNotice, nil)
+	for _, m := range p.notices() {
+		p.publish(m.channel, m.payload, nil)
 	}
+}
+
+// notices returns the notices of all losses, and forgets these.
+func (p *publisher) notices() []publication {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	notices := make([]publication, 0, len(p.missed))
+	for channel := range p.missed {
+		notices = append(notices, publication{channel: channel, payload: p.lossNotice})
+	}
+	p.missed = nil
+	return notices
 }
 
 func (p *publisher) finish(m publication, outcome error) {
@@ -232,14 +240,15 @@ func (p *publisher) finish(m publication, outcome error) {
 	m.done(outcome)
 }
 
-// close refuses what comes from now on.
+// close refuses what comes from now on, and has run end.
 func (p *publisher) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
+	p.signal()
 }
 
-// discard ends what was never sent, after run has returned.
+// discard ends what was never sent, if run never ran.
 func (p *publisher) discard() {
 	p.mu.Lock()
 	queue := p.queue

@@ -45,9 +45,10 @@ type Redis struct {
 	publisher  *publisher
 	subscriber *subscriber
 
-	ctx     context.Context // ends when the bus is closed
-	cancel  context.CancelFunc
-	running sync.WaitGroup
+	ctx         context.Context // ends when the bus is closed
+	cancel      context.CancelFunc
+	publishing  sync.WaitGroup
+	subscribing sync.WaitGroup
 }
 
 var _ Bus = (*Redis)(nil)
@@ -81,8 +82,8 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 
 // Start starts the bus's goroutines, once. It does not wait for Redis.
 func (b *Redis) Start() {
-	b.running.Go(func() { b.publisher.run(b.ctx) })
-	b.running.Go(func() { b.subscriber.run(b.ctx) })
+	b.publishing.Go(func() { b.publisher.run(b.ctx) })
+	b.subscribing.Go(func() { b.subscriber.run(b.ctx) })
 }
 
 // Subscribe implements [Bus].
@@ -98,13 +99,14 @@ func (b *Redis) Publish(channel string, payload []byte, done func(error)) {
 	b.publisher.publish(channel, payload, done)
 }
 
-// Close implements [Bus]. A batch that is on its way to Redis ends as it will, within the timeout of the DB. Close must
-// not be called from the Receiver or from a callback of Publish.
+// Close implements [Bus]. It waits for Redis no longer than the timeout of the DB. Close must not be called from the Receiver or from a
+// callback of Publish.
 func (b *Redis) Close() error {
 	b.subscriber.close()
 	b.publisher.close()
+	b.publishing.Wait()
 	b.cancel()
-	b.running.Wait()
+	b.subscribing.Wait()
 	b.publisher.discard()
 	return nil
 }
