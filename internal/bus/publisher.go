@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type publisher struct {
 	control     string
 	lossNotice  []byte
 	lossChannel string
+	dropped     func()
 	wake        chan struct{} // capacity 1; for run, when the queue is no longer empty or something was missed
 
 	mu       sync.Mutex
@@ -185,11 +187,16 @@ func explain(err error) error {
 	return fmt.Errorf("%w: %w", ErrDown, err)
 }
 
-// miss remembers that a message on channel may not have arrived.
-func (p *publisher) miss(channel string) {
-	if p.lossNotice == nil || channel == p.control {
+// miss remembers that m may not have arrived.
+func (p *publisher) miss(m publication, outcome error) {
+	notice := p.lossNotice != nil && bytes.Equal(m.payload, p.lossNotice)
+	if p.dropped != nil && !notice {
+		p.dropped()
+	}
+	if p.lossNotice == nil || errors.Is(outcome, ErrClosed) {
 		return
 	}
+	channel := m.channel
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -229,8 +236,8 @@ func (p *publisher) notices() []publication {
 }
 
 func (p *publisher) finish(m publication, outcome error) {
-	if outcome != nil && !errors.Is(outcome, ErrClosed) {
-		p.miss(m.channel)
+	if outcome != nil && m.channel != p.control {
+		p.miss(m, outcome)
 	}
 	if m.done == nil {
 		return

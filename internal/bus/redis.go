@@ -33,6 +33,9 @@ type RedisOptions struct {
 	// LossChannel instead, in the name of all.
 	LossNotice  []byte
 	LossChannel string
+	// Dropped is called for each message that was not published, from the caller of Publish or the publishing goroutine; it must not
+	// block. nil: nothing is.
+	Dropped func()
 	// MaxMessages and MaxBytes bound what waits to be published; 0: DefaultMaxMessages, DefaultMaxBytes. One message
 	// is let in whatever its size.
 	MaxMessages int
@@ -66,6 +69,7 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 		control:     opts.Control,
 		lossNotice:  opts.LossNotice,
 		lossChannel: opts.LossChannel,
+		dropped:     opts.Dropped,
 		wake:        make(chan struct{}, 1),
 	}
 	b.subscriber = &subscriber{
