@@ -61,6 +61,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return caddyhttp.Error(http.StatusUnauthorized, refusal)
 	}
+	announce(r, repl, &client)
 	if limit, decision := endpoint.Pace(r.Context()); limit != nil {
 		if speaks {
 			// Unlike a client over a limit of its own, this one did nothing wrong, and a browser can't read when to come back.
@@ -84,9 +85,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.refuseSpeaking(w, r, wire.CloseTooManyConnections, &wire.Refusal{Error: *refusal})
 		}
 		return refuseFor(w, http.StatusServiceUnavailable, 5*time.Second+rand.N(5*time.Second), refusal)
-	}
-	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		fields.Add(zap.String("rooms_conn", client.Conn))
 	}
 	if err := endpoint.Accept(w, r, client); err != nil {
 		// The response is written.
@@ -169,6 +167,17 @@ func (h *Handler) identify(repl *caddy.Replacer) (hub.Client, *wire.Error) {
 		return c, &wire.Error{Code: wire.Unauthorized, Message: "user id can't be used"}
 	}
 	return c, nil
+}
+
+// announce makes known who the client is: to the templates that are expanded from here on, also those of other handlers, and to the access
+// log. The keys of limits have been split and expanded before.
+func announce(r *http.Request, repl *caddy.Replacer, c *hub.Client) {
+	repl.Set("rooms.conn", c.Conn)
+	repl.Set("rooms.user", c.UserID())
+	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		fields.Set(zap.String("rooms_conn", c.Conn))
+		fields.Set(zap.String("rooms_user", c.UserID()))
+	}
 }
 
 // printable makes a name for a device of what a client says of itself.

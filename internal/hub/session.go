@@ -29,6 +29,14 @@ type Client struct {
 	Keys map[string][]string
 }
 
+// UserID returns the id of the client's user. Each anonymous client is a user of its own.
+func (c *Client) UserID() string {
+	if c.User == "" {
+		return anonymousPrefix + c.Conn
+	}
+	return c.User
+}
+
 // NewConnID returns the id of a connection, unique over all instances.
 func NewConnID() string { return "c" + randomID(12) }
 
@@ -97,11 +105,8 @@ func (h *Hub) dismiss() {
 // itself. After an error the response is written and the client counted out.
 func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) error {
 	s := &Session{
-		hub: e.hub, endpoint: e, id: c.Conn, user: c.User, device: c.Device, keys: c.Keys,
+		hub: e.hub, endpoint: e, id: c.Conn, user: c.UserID(), device: c.Device, anonymous: c.User == "", keys: c.Keys,
 		opened: time.Now(), rooms: make(map[string]*membership),
-	}
-	if c.User == "" {
-		s.anonymous, s.user = true, anonymousPrefix+c.Conn
 	}
 	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, s)
 	if err != nil {
