@@ -63,9 +63,10 @@ type Hub struct {
 
 	started  sync.Once
 	running  atomic.Bool
-	draining atomic.Bool  // set with mu locked
-	open     atomic.Int64 // sessions admitted and not ended
-	sessions sync.Map     // connection id -> *Session
+	draining atomic.Bool   // set with mu locked
+	ending   chan struct{} // closed when draining is set
+	open     atomic.Int64  // sessions admitted and not ended
+	sessions sync.Map      // connection id -> *Session
 	ended    sync.WaitGroup
 
 	coalesce atomic.Int64 // nanoseconds
@@ -86,7 +87,7 @@ type Hub struct {
 func New(opts Options) *Hub {
 	return &Hub{
 		opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6),
-		rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
+		ending: make(chan struct{}), rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }
 
@@ -128,6 +129,9 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 	h.mu.Lock()
 	closed := h.draining.Swap(true)
 	h.mu.Unlock()
+	if !closed {
+		close(h.ending)
+	}
 	if closed || !h.running.Load() {
 		return nil
 	}
