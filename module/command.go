@@ -21,8 +21,8 @@ func init() {
 Asks a running Caddy with the rooms plugin who is connected and what is said,
 and tells it to send somebody away or to say something.
 
-It talks to the admin endpoint of one instance. Rooms and their members are those
-of all instances that share a Redis; connections are those of the one asked.
+It talks to the admin endpoint of one instance. Users are those of all instances that
+share a Redis; connections, and the list of rooms, are those of the one asked.
 
 The admin endpoint is that of --address, else that of the configuration
 given with --config, else Caddy's default. The hub is that of --hub, and may be left out
@@ -64,7 +64,8 @@ func statusCommand() *cobra.Command {
 		Long: `
 Shows each hub of the instance: whether it is ready, degraded, draining or still
 starting, how its Redis and the delivery between instances do, and how many
-connections, rooms and members it has. Under the table are the problems, in words.
+connections it has, rooms that these are in, and memberships of connections in rooms.
+Under the table are the problems, in words.
 
 The exit code is 0 also when a hub is degraded. For probes there is
 /rooms/health/ready on the admin endpoint.
@@ -81,8 +82,9 @@ func listCommand() *cobra.Command {
 		Use:   "rooms",
 		Short: "Lists the rooms of a hub",
 		Long: `
-Lists the rooms that have members, with the number of users in each over all
-instances, and of connections on the instance that is asked. A room exists as long as somebody is in it.
+Lists the rooms in which somebody is who is connected to the instance that is asked,
+with the number of users in each, over all instances, and of connections to this one.
+A room exists as long as somebody is in it.
 `,
 		Example: `  $ caddy rooms rooms
   $ caddy rooms rooms --prefix team: --json`,

@@ -60,7 +60,7 @@ func TestCommandsLive(t *testing.T) {
 		}
 	}
 
-	ann, bob := dial(t, c, "ann"), dial(t, c, "b%1Bob")
+	ann, bob := dial(t, c, "ann"), dial(t, c, "b%E2%80%AEob")
 	ann.Send(`{"type":"join","id":1,"room":"lobby","state":{"name":"Ann"}}`)
 	ann.Next("ack")
 	bob.Join("lobby")
@@ -71,9 +71,10 @@ func TestCommandsLive(t *testing.T) {
 	expect(ok("", "rooms"), "ROOM USERS CONNECTIONS", "a/.. 1 1", "lobby 2 2", "2 rooms")
 	expect(ok("", "rooms", "--prefix", "lob"), "ROOM USERS CONNECTIONS", "lobby 2 2", "1 room")
 	expect(ok("", "members", "lobby"), "USER STATUS CONNECTIONS SINCE DEVICE STATE",
-		`ann online 1 *s - {"name":"Ann"}`, `"b\x1bob" online 1 *s - {}`, "2 users, 2 connections")
-	expect(ok("", "members", "a/.."), "USER STATUS CONNECTIONS SINCE DEVICE STATE", `"b\x1bob" online 1 *s - {}`, "1 user, 1 connection")
-	expect(ok("", "members", "a/..", "--json"), `{*"user":"b\u001bob"*}`)
+		`ann online 1 *s - {"name":"Ann"}`, `"b\u202eob" online 1 *s - {}`, "2 users, 2 connections")
+	expect(ok("", "members", "a/.."), "USER STATUS CONNECTIONS SINCE DEVICE STATE", `"b\u202eob" online 1 *s - {}`, "1 user, 1 connection")
+	expect(ok("", "members", "a/..", "--json"), `{"room":"a/..","count":1,"connections":1,"members":[{"user":"b\u202eob",*],"next":null}`)
+	expect(ok("", "members", ".."), "USER STATUS CONNECTIONS SINCE DEVICE STATE", "0 users, 0 connections")
 
 	tail := startTail(t, c, "lobby")
 	expect(ok("", "publish", "lobby", `{"n":1.0}`, "--event", "notice"), "published to lobby")
@@ -86,7 +87,7 @@ func TestCommandsLive(t *testing.T) {
 	}
 	bob.Send(`{"type":"publish","id":1,"room":"lobby","event":"chat","data":"\u009b"}`)
 	c.Wait("the tail's lines", func() bool { return strings.Count(tail.out.String(), "\n") >= 3 })
-	expect(fields(tail.out.String()), `* notice - {"n":1.0}`, `* message - "<piped>"`, `* chat "b\x1bob" "\u009b"`)
+	expect(fields(tail.out.String()), `* notice - {"n":1.0}`, `* message - "<piped>"`, `* chat "b\u202eob" "\u009b"`)
 	tail.interrupt(t)
 
 	expect(ok("", "kick", "ann", "--room", "lobby"), "ann is taken out of lobby: 1 connection on this instance; others are told")

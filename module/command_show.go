@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/url"
+	"slices"
 )
 
 // Of the API's answers, what people are shown. Programs get the answers themselves.
@@ -67,18 +68,11 @@ func (c *console) status(ctx context.Context) error {
 	if err := decodeAnswer(doc, &health); err != nil {
 		return err
 	}
-	of := make(map[string]hubHealth)
-	for _, h := range health.Hubs {
-		of[h.Hub] = h
-	}
 	t := newTable("HUB", "NODE", "STATUS", "REDIS", "DELIVERY", "CONNECTIONS", "ROOMS", "MEMBERS")
 	for _, h := range hubs {
 		if c.meant(h.Hub) {
-			status := h.State
-			if h.State == "open" {
-				status = of[h.Hub].Status
-			}
-			t.row(visibleName(h.Hub), orDash(h.Node), orDash(status), orDash(of[h.Hub].Redis), orDash(of[h.Hub].Delivery), h.Connections, h.Rooms, h.Members)
+			of := health.of(h)
+			t.row(visibleName(h.Hub), orDash(h.Node), orDash(of.Status), visibleText(of.Redis), visibleText(of.Delivery), h.Connections, h.Rooms, h.Members)
 		}
 	}
 	if err := t.print(c.out); err != nil {
@@ -95,6 +89,17 @@ func (c *console) status(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// of returns how a hub does. One that drains and its successor have the same name.
+func (a healthAnswer) of(h hubAnswer) hubHealth {
+	at := slices.IndexFunc(a.Hubs, func(of hubHealth) bool {
+		return of.Hub == h.Hub && (of.Status == statusDraining) == (h.State == statusDraining)
+	})
+	if at < 0 { // it has changed between the two answers
+		return hubHealth{Status: h.State, Redis: "-", Delivery: "-"}
+	}
+	return a.Hubs[at]
 }
 
 // meant tells whether --hub allows for a hub.

@@ -99,7 +99,7 @@ const agesAgo = "1000" // Unix milliseconds, for a since
 
 // TestCommandOutput compares all that is printed. DAYS stands for the age of agesAgo.
 func TestCommandOutput(t *testing.T) {
-	ready := `{"status":"ready","hubs":[{"hub":"default","status":"ready","redis":"up","delivery":"ok","problems":[]}]}`
+	ready := `{"status":"ready","hubs":[{"hub":"default","status":"ready","redis":"connected","delivery":"messages of all instances arrive","problems":[]}]}`
 	degraded := `503 {"status":"degraded","hubs":[` +
 		`{"hub":"chat","status":"degraded","redis":"down","delivery":"ok","problems":["redis does not answer","a\u001b[31mb"]},` +
 		`{"hub":"default","status":"draining","redis":"none","delivery":"none","problems":["it drains"]}]}`
@@ -118,8 +118,8 @@ func TestCommandOutput(t *testing.T) {
 	}{
 		"status": {
 			map[string]string{"GET /rooms/": oneHub, "GET /rooms/health/ready?strict": ready}, []string{"status"},
-			`HUB      NODE  STATUS  REDIS  DELIVERY  CONNECTIONS  ROOMS  MEMBERS
-default  nX3k  ready   up     ok        3            2      4
+			`HUB      NODE  STATUS  REDIS      DELIVERY                          CONNECTIONS  ROOMS  MEMBERS
+default  nX3k  ready   connected  messages of all instances arrive  3            2      4
 `, "",
 		},
 		"status of hubs that are not well": {
@@ -131,6 +131,22 @@ chat: redis does not answer
 chat: a [31mb
 default: it drains
 `, "",
+		},
+		"status of a hub and its successor": {
+			map[string]string{
+				"GET /rooms/": `{"hubs":[{"hub":"a","node":"n1","state":"open"},{"hub":"a","node":"n2","state":"draining"},{"hub":"b","node":"n3","state":"open"}]}`,
+				"GET /rooms/health/ready?strict": `{"status":"ready","hubs":[{"hub":"a","status":"draining","redis":"1","delivery":"1"},` +
+					`{"hub":"a","status":"ready","redis":"2","delivery":"2"}]}`,
+			}, []string{"status"},
+			`HUB  NODE  STATUS    REDIS  DELIVERY  CONNECTIONS  ROOMS  MEMBERS
+a    n1    ready     2      2         0            0      0
+a    n2    draining  1      1         0            0      0
+b    n3    open      -      -         0            0      0
+`, "",
+		},
+		"rooms of a hub with a successor": {
+			map[string]string{"GET /rooms/": `{"hubs":[{"hub":"a","state":"open"},{"hub":"a","state":"draining"}]}`, "GET /rooms/a/rooms": `{"rooms":[],"next":null}`},
+			[]string{"rooms"}, "ROOM  USERS  CONNECTIONS\n0 rooms\n", "",
 		},
 		"status of one hub": {
 			map[string]string{"GET /rooms/": twoHubs, "GET /rooms/health/ready?strict": degraded}, []string{"status", "--hub", "default"},
