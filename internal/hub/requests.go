@@ -196,16 +196,9 @@ func (s *Session) publish(req *wire.Request) {
 	} else {
 		r = h.room(req.Room)
 	}
-	if r != nil {
-		except := s.conn
-		if req.Echo {
-			except = nil
-		}
-		r.broadcast(ws.Text(b), except)
-	}
-	if !h.backend.Shared {
-		s.ack(&wire.Ack{ID: req.ID, Room: req.Room})
-		return
+	except := s.conn
+	if req.Echo {
+		except = nil
 	}
 	var done func(error)
 	if req.ID != nil {
@@ -217,7 +210,7 @@ func (s *Session) publish(req *wire.Request) {
 			s.ack(&a)
 		}
 	}
-	h.backend.Bus.Publish(h.channel(req.Room), h.instancePayload(b[ws.Headroom:]), s.spanUntil(done))
+	h.send(r, req.Room, b, except, s.spanUntil(done))
 }
 
 func (s *Session) status(req *wire.Request) {
