@@ -18,6 +18,8 @@ func init() {
 // App knows all handlers of one configuration. It has no configuration of its own and is loaded by the handlers.
 type App struct {
 	// Written while the configuration is provisioned, in one goroutine.
+	ctx      caddy.Context
+	events   *caddyevents.App
 	handlers map[hubKey][]*Handler
 	redis    map[string]redisIdentity // by the name of the hub
 }
@@ -37,9 +39,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("getting events app: %w", err)
 	}
+	a.ctx, a.events = ctx, events.(*caddyevents.App)
 	// Start would be too early for a policy: another app may still fail to start, and then the old configuration goes on.
 	// Cleanup would be too late for a farewell: at exit it comes after all other requests have ended.
-	return errors.Join(events.(*caddyevents.App).On("started", a), events.(*caddyevents.App).On("stopping", a))
+	return errors.Join(a.events.On("started", a), a.events.On("stopping", a))
 }
 
 // Handle implements caddyevents.Handler: the configuration is live, or at its end.
@@ -55,14 +58,17 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 	return nil
 }
 
-// activate makes the policies of the configuration those in force.
+// activate makes the policies of the configuration those in force, and its logs and event handlers those of the hubs.
 func (a *App) activate() {
 	for _, handlers := range a.handlers {
+		shared := handlers[0].hub
+		shared.log.use(handlers[0].logger)
+		shared.events.app.Store(a)
 		bindings := make([]hub.Binding, len(handlers))
 		for i, h := range handlers {
 			bindings[i] = h.binding()
 		}
-		for i, e := range handlers[0].hub.Bind(bindings) {
+		for i, e := range shared.Bind(bindings) {
 			handlers[i].endpoint.Store(e)
 		}
 	}

@@ -93,6 +93,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_connection_age <duration>
 //		drain              <duration>
 //		close_on_reload
+//
+//		# what operators see
+//		log_connections
+//		metrics on|off
 //	}
 //
 // Only room and limit may be repeated. A -1 turns off what can be turned off: grace, coalesce, max_connections and
@@ -133,6 +137,8 @@ func (h *Handler) parseDirective(d *caddyfile.Dispenser) error {
 		{word: "max_connection_age", parse: duration(&h.MaxConnectionAge, maxConnectionAge)},
 		{word: "drain", parse: duration(&h.Drain, drain)},
 		{word: "close_on_reload", parse: flag(&h.CloseOnReload)},
+		{word: "log_connections", parse: flag(&h.LogConnections)},
+		{word: "metrics", parse: word(&h.Metrics, metricsWords)},
 	})
 }
 

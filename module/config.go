@@ -104,6 +104,14 @@ type Handler struct {
 	// Default: false, connections outlive the reload.
 	CloseOnReload bool `json:"close_on_reload,omitempty"`
 
+	// Log the end of each connection as one entry of the logger `http.handlers.rooms.conn`, at level INFO: how long it was open, messages and
+	// bytes in and out, rooms, user, close code and reason, and who closed. Default: false, which logs it at level DEBUG.
+	LogConnections bool `json:"log_connections,omitempty"`
+
+	// Whether the metrics of the hub are among those of Caddy: `on` or `off`. They are when one of the hub's handlers says so.
+	// Default: `on`.
+	Metrics string `json:"metrics,omitempty"`
+
 	handlerState
 }
 

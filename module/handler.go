@@ -3,6 +3,7 @@
 package module
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -10,9 +11,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
@@ -64,8 +67,22 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("opening hub %q: %w", h.Hub, err)
 	}
 	h.key, h.hub, h.endpoint = &key, shared, new(atomic.Pointer[hub.Endpoint])
+	if h.Metrics != "off" {
+		if err := register(ctx.GetMetricsRegistry(), shared.metrics); err != nil {
+			return err
+		}
+	}
 	h.policy, err = h.buildPolicy()
 	return err
+}
+
+// register has the metrics of a hub shown. Each configuration has a registry of its own, in which all handlers of a hub show the same.
+func register(registry *prometheus.Registry, m *metrics.Hub) error {
+	err := registry.Register(m)
+	if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !again {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	return nil
 }
 
 // Cleanup gives up the hub, which is drained if no other configuration uses it.
@@ -79,6 +96,10 @@ func (h *Handler) Cleanup() error {
 
 // binding is what the handler says to its hub.
 func (h *Handler) binding() hub.Binding {
+	for i := range h.policy.Limits {
+		l := &h.policy.Limits[i]
+		l.Decisions = h.hub.metrics.Limit(l.Name) // only now: what is refused shows no limits
+	}
 	return hub.Binding{
 		Admission: fmt.Sprintf("%q %t %q %q", h.User, h.Anonymous, h.Device, h.Origins),
 		Config:    string(caddyconfig.JSON(h, nil)),
@@ -100,6 +121,7 @@ func (h *Handler) buildPolicy() (*hub.Policy, error) {
 		MaxRooms:       h.MaxRooms,
 		MaxConnections: h.MaxConnections,
 		CloseOnRebind:  h.CloseOnReload,
+		LogConnections: h.LogConnections,
 	}
 	for _, r := range h.Rooms {
 		rule, err := r.rule()

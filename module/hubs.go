@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyrooms/caddy-rooms/internal/bus"
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/presence"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
@@ -30,10 +31,15 @@ type hubKey struct {
 // sharedHub is a hub with what its policies are made of.
 type sharedHub struct {
 	*hub.Hub
-	logger  *zap.Logger
+	log     logTarget
+	logger  *zap.Logger // writes to log
+	metrics *metrics.Hub
+	events  *announcer
 	db      *redisdb.DB // nil: in memory
 	local   *ratelimit.Memory
 	cluster ratelimit.Limiter // nil: in memory
+
+	node string // its readable name
 
 	closing sync.Once
 	closed  chan struct{} // closed when all is closed
@@ -51,10 +57,20 @@ func loadHub(key hubKey, redis *redisSettings, h *Handler, logger *zap.Logger) (
 }
 
 func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *zap.Logger) *sharedHub {
-	s := &sharedHub{logger: logger, local: ratelimit.NewMemory(), closed: make(chan struct{})}
-	opts := hub.Options{Node: hub.NewNodeID(), Logger: logger, Timeout: time.Second}
+	s := &sharedHub{metrics: metrics.For(name), local: ratelimit.NewMemory(), closed: make(chan struct{})}
+	s.log.use(logger)
+	logger = s.log.logger(string(Handler{}.CaddyModule().ID))
+	s.logger, s.events = logger, newAnnouncer(name, logger)
+	opts := hub.Options{
+		Node: hub.NewNodeID(), Logger: logger, Metrics: s.metrics, Timeout: time.Second,
+		Exceeded: func(l *hub.Limit) {
+			s.events.announce(eventLimitExceeded, map[string]any{"limit": l.Name, "on": string(l.On)})
+		},
+	}
+	s.node = opts.Node
 	if redis == nil {
 		opts.Open = func(o presence.Observer, _ bus.Receiver) hub.Backend {
+			s.open()
 			return hub.Backend{Store: presence.NewMemory(presence.Options{Logger: logger}, o), Bus: bus.Local{}}
 		}
 		s.Hub = hub.New(opts)
@@ -62,23 +78,48 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 	}
 	opts.Base, opts.Timeout = redisdb.Base(redis.prefix, name), redis.options.Timeout
 	s.db = redisdb.Open(redis.options, logger.Named("redis"))
+	s.db.OnRoundTrip(s.metrics.RoundTrip)
+	s.db.OnChange(s.announceRedis(redis.options.Redacted()))
 	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
 	opts.Open = func(o presence.Observer, r bus.Receiver) hub.Backend {
+		s.open()
 		s.db.Start()
 		store := presence.NewRedis(s.db.Commands(), presence.Options{
 			Prefix: opts.Base, Node: opts.Node, TTL: ttl, Timeout: opts.Timeout, Logger: logger.Named("presence"),
+			Reaped: s.metrics.Reaps.Inc, Reconciled: s.metrics.Reconciliations.Inc,
 		}, o)
 		b := bus.NewRedis(s.db, r, logger.Named("bus"), bus.RedisOptions{
 			Control:     redisdb.ControlChannel(opts.Base, opts.Node),
 			LossNotice:  s.LossNotice(),
 			LossChannel: redisdb.UsersChannel(opts.Base),
+			Dropped:     s.metrics.DroppedBus.Inc,
 		})
 		b.Start()
 		store.Start()
-		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true}
+		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true, Up: s.db.Up}
 	}
 	s.Hub = hub.New(opts)
 	return s
+}
+
+// open begins the life of the hub: it takes connections from now on.
+func (s *sharedHub) open() {
+	s.events.start()
+	s.events.announce(eventHubOpened, map[string]any{"node": s.node})
+}
+
+// announceRedis returns what is to be called when Redis has become reachable, or is not any more.
+func (s *sharedHub) announceRedis(address string) func(up bool) {
+	lost := false
+	return func(up bool) {
+		switch {
+		case !up:
+			s.events.announce(eventRedisLost, map[string]any{"address": address})
+		case lost:
+			s.events.announce(eventRedisRestored, map[string]any{"address": address})
+		}
+		lost = !up
+	}
 }
 
 // limiter returns who decides on l.
@@ -113,10 +154,12 @@ func (s *sharedHub) beginClose() {
 // Destruct implements caddy.Destructor: no configuration uses the hub any more. At exit it waits for the clients to be sent away, but
 // not for a Redis that does not answer; on a reload, which holds up the admin API, for nothing.
 func (s *sharedHub) Destruct() error {
-	s.beginClose()
 	if !caddy.Exiting() {
+		s.log.use(caddy.Log()) // the logs of the last configuration with the hub are about to be closed
+		s.beginClose()
 		return nil
 	}
+	s.beginClose()
 	select {
 	case <-s.closed:
 	case <-time.After(s.DrainWindow() + closeMargin):
@@ -131,6 +174,10 @@ func (s *sharedHub) close() error {
 	err := errors.Join(s.Close(ctx, caddy.Exiting()), s.local.Close())
 	if s.db != nil {
 		err = errors.Join(err, s.cluster.Close(), s.db.Close())
+	}
+	if s.Running() {
+		s.events.announce(eventHubDrained, map[string]any{"node": s.node})
+		s.events.close(ctx)
 	}
 	return err
 }

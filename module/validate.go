@@ -16,6 +16,7 @@ var (
 	joinWords     = []string{"everyone", "users", "none"}
 	publishWords  = []string{"members", "everyone", "none"}
 	presenceWords = []string{"full", "count", "none"}
+	metricsWords  = []string{"on", "off"}
 )
 
 // setDefaults fills in what was left out, so that afterwards no field that has a default is zero. Calling it again
@@ -48,6 +49,7 @@ func (h *Handler) setDefaults() {
 	h.MaxRooms = cmp.Or(h.MaxRooms, maxRooms.def)
 	h.MaxConnections = cmp.Or(h.MaxConnections, maxConnections.def)
 	h.Drain = cmp.Or(h.Drain, drain.def)
+	h.Metrics = cmp.Or(h.Metrics, metricsWords[0])
 }
 
 // validateConfig tells what is wrong with the config, with or without its defaults filled in. It resolves no
@@ -73,6 +75,7 @@ func (h *Handler) validateConfig() error {
 		maxConnections.check("max_connections", h.MaxConnections),
 		maxConnectionAge.check("max_connection_age", h.MaxConnectionAge),
 		drain.check("drain", h.Drain),
+		checkWord("metrics", h.Metrics, metricsWords),
 	}
 	if p := h.Presence; p != nil {
 		checks = append(checks,

@@ -24,6 +24,9 @@ type Options struct {
 	Timeout time.Duration
 	// Logger gets what an operator must know; default: nothing is logged.
 	Logger *zap.Logger
+	// Reaped is called when this instance has removed a dead one, Reconciled when it had reason to write everything again and read its rooms
+	// anew, and has. Both must not block; default: nothing is called.
+	Reaped, Reconciled func()
 
 	clock func() time.Time // default time.Now
 }
@@ -50,6 +53,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
+	}
+	if o.Reaped == nil {
+		o.Reaped = func() {}
+	}
+	if o.Reconciled == nil {
+		o.Reconciled = func() {}
 	}
 	if o.clock == nil {
 		o.clock = time.Now

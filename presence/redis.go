@@ -39,6 +39,8 @@ type Redis struct {
 	ttl     time.Duration
 	timeout time.Duration
 
+	reaped, reconciled func() // of the options
+
 	ctx    context.Context // ends in Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -101,6 +103,7 @@ func NewRedis(client redis.UniversalClient, opts Options, o Observer) *Redis {
 		boot:    opts.Node + "-" + hex.EncodeToString(random[:]),
 		ttl:     opts.TTL,
 		timeout: opts.Timeout,
+		reaped:  opts.Reaped, reconciled: opts.Reconciled,
 		wake:    make(chan struct{}, 1),
 		unsent:  map[string]unsentStatus{},
 		reaping: map[string]bool{},

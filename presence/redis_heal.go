@@ -118,7 +118,7 @@ func (s *Redis) clear(dead []string) {
 		if s.reap(ctx, iid) != nil {
 			return
 		}
-		s.log.Info("removed a dead instance", zap.String("dead", iid))
+		s.buried(iid)
 	}
 }
 
@@ -174,6 +174,9 @@ func (s *Redis) heal(life context.Context, iid string, pushed *op, stale []strin
 		}
 		s.unlock(r)
 	}
+	if len(stale) > 0 {
+		s.reconciled()
+	}
 	s.log.Info("presence is shared", zap.String("instance", iid), zap.Int("rooms", len(rooms)))
 }
 
@@ -210,7 +213,7 @@ func (s *Redis) reunite(life context.Context, others map[string]bool) bool {
 				s.log.Warn("removing a dead instance failed, the next heartbeat tries again", zap.String("dead", iid), zap.Error(err))
 				continue
 			}
-			s.log.Info("removed a dead instance", zap.String("dead", iid))
+			s.buried(iid)
 		}
 		return life.Err() == nil
 	}

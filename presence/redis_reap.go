@@ -41,8 +41,14 @@ func (s *Redis) bury(dead string) {
 			s.log.Warn("removing a dead instance failed, the next heartbeat tries again", zap.String("dead", dead), zap.Error(err))
 			return
 		}
-		s.log.Info("removed a dead instance", zap.String("dead", dead))
+		s.buried(dead)
 	})
+}
+
+// buried tells that a dead instance was removed.
+func (s *Redis) buried(dead string) {
+	s.reaped()
+	s.log.Info("removed a dead instance", zap.String("dead", dead))
 }
 
 // reap removes an instance whose lease has ended, with all its connections. Any number of instances may do so at the same time: each

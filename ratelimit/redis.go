@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 )
 
 // ErrUnavailable is returned without asking Redis while it fails: after five failures in a row, one call a second tries again.
@@ -103,7 +105,7 @@ func (r *Redis) Allow(ctx context.Context, limit Limit, key string) (Decision, e
 
 // ask runs the script of a limit, which is loaded again when Redis has forgotten it.
 func (r *Redis) ask(ctx context.Context, l Limit, key string) (Decision, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	ctx, cancel := context.WithTimeout(redisdb.For(ctx, "limit"), r.timeout)
 	defer cancel()
 	reply, err := r.scripts[l.Algorithm].Run(ctx, r.client, []string{key}, l.Events, scriptUnit(l)).Int64Slice()
 	if err != nil {

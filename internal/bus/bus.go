@@ -33,7 +33,7 @@ type Bus interface {
 	// Publish sends payload to every subscriber of channel, in the order of the calls. It never waits: done, if not nil, is called once with the
 	// outcome, from the calling goroutine or the bus's publishing goroutine, and must not block. The bus keeps payload until then.
 	Publish(channel string, payload []byte, done func(error))
-	// Close stops the bus; publishes in flight end with ErrClosed.
+	// Close sends what was published before, as far as that is possible now, and stops the bus. Later publishes end with ErrClosed.
 	Close() error
 }
 

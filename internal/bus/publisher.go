@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type publisher struct {
 	control     string
 	lossNotice  []byte
 	lossChannel string
+	dropped     func()
 	wake        chan struct{} // capacity 1; for run, when the queue is no longer empty or something was missed
 
 	mu       sync.Mutex
@@ -88,14 +90,12 @@ func (p *publisher) signal() {
 	}
 }
 
-// run publishes until ctx ends.
+// run publishes until the publisher is closed and has sent everything.
 func (p *publisher) run(ctx context.Context) {
 	var taken []publication
 	var notices <-chan time.Time
-	for {
+	for closed := false; !closed; {
 		select {
-		case <-ctx.Done():
-			return
 		case <-p.wake:
 		case <-notices:
 			notices = nil
@@ -104,16 +104,23 @@ func (p *publisher) run(ctx context.Context) {
 		p.mu.Lock()
 		p.queue, taken = taken[:0], p.queue
 		missed := len(p.missed) > 0
+		closed = p.closed
 		p.mu.Unlock()
 		if missed && notices == nil {
 			notices = time.After(noticeEvery)
 		}
-		for rest := taken; len(rest) > 0; {
-			n := batch(rest)
-			p.send(ctx, rest[:n])
-			rest = rest[n:]
-		}
+		p.sendAll(ctx, taken)
 		clear(taken)
+	}
+	// Nobody else will tell of what did not arrive.
+	p.sendAll(ctx, p.notices())
+}
+
+func (p *publisher) sendAll(ctx context.Context, messages []publication) {
+	for len(messages) > 0 {
+		n := batch(messages)
+		p.send(ctx, messages[:n])
+		messages = messages[n:]
 	}
 }
 
@@ -143,7 +150,7 @@ func (p *publisher) send(ctx context.Context, messages []publication) {
 		if i < len(cmds) {
 			outcome = cmds[i].Err()
 		}
-		p.finish(m, p.explain(ctx, outcome))
+		p.finish(m, explain(outcome))
 	}
 	p.mu.Lock()
 	p.messages -= len(messages)
@@ -153,9 +160,6 @@ func (p *publisher) send(ctx context.Context, messages []publication) {
 
 func (p *publisher) exec(ctx context.Context, messages []publication) (cmds []redis.Cmder, err error) {
 	defer recovered(p.logger, "bus publisher", &err)
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
 	pipe := p.db.Publisher().Pipeline()
 	for _, m := range messages {
 		pipe.Publish(ctx, m.channel, m.payload)
@@ -173,27 +177,30 @@ func anyFailed(cmds []redis.Cmder) bool {
 }
 
 // explain turns an error of go-redis into one of the bus.
-func (p *publisher) explain(ctx context.Context, err error) error {
+func explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case ctx.Err() != nil:
-		return ErrClosed
 	case errors.Is(err, redisdb.ErrDown):
 		return ErrDown
 	}
 	return fmt.Errorf("%w: %w", ErrDown, err)
 }
 
-// miss remembers that a message on channel may not have arrived.
-func (p *publisher) miss(channel string) {
-	if p.lossNotice == nil || channel == p.control {
+// miss remembers that m may not have arrived.
+func (p *publisher) miss(m publication, outcome error) {
+	notice := p.lossNotice != nil && bytes.Equal(m.payload, p.lossNotice)
+	if p.dropped != nil && !notice {
+		p.dropped()
+	}
+	if p.lossNotice == nil || errors.Is(outcome, ErrClosed) {
 		return
 	}
+	channel := m.channel
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.closed || p.missed[channel] || p.missed[p.lossChannel]:
+	case p.missed[channel] || p.missed[p.lossChannel]:
 		return
 	case len(p.missed) >= maxMissed:
 		p.missed = map[string]bool{p.lossChannel: true}
@@ -211,18 +218,26 @@ func (p *publisher) tellLosses() {
 		p.signal() // look again later
 		return
 	}
-	p.mu.Lock()
-	missed := p.missed
-	p.missed = nil
-	p.mu.Unlock()
-	for channel := range missed {
-		p.publish(channel, p.lossNotice, nil)
+	for _, m := range p.notices() {
+		p.publish(m.channel, m.payload, nil)
 	}
 }
 
+// notices returns the notices of all losses, and forgets these.
+func (p *publisher) notices() []publication {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	notices := make([]publication, 0, len(p.missed))
+	for channel := range p.missed {
+		notices = append(notices, publication{channel: channel, payload: p.lossNotice})
+	}
+	p.missed = nil
+	return notices
+}
+
 func (p *publisher) finish(m publication, outcome error) {
-	if outcome != nil && !errors.Is(outcome, ErrClosed) {
-		p.miss(m.channel)
+	if outcome != nil && m.channel != p.control {
+		p.miss(m, outcome)
 	}
 	if m.done == nil {
 		return
@@ -232,14 +247,15 @@ func (p *publisher) finish(m publication, outcome error) {
 	m.done(outcome)
 }
 
-// close refuses what comes from now on.
+// close refuses what comes from now on, and has run end.
 func (p *publisher) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
+	p.signal()
 }
 
-// discard ends what was never sent, after run has returned.
+// discard ends what was never sent, if run never ran.
 func (p *publisher) discard() {
 	p.mu.Lock()
 	queue := p.queue

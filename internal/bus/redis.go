@@ -33,6 +33,9 @@ type RedisOptions struct {
 	// LossChannel instead, in the name of all.
 	LossNotice  []byte
 	LossChannel string
+	// Dropped is called for each message that was not published, from the caller of Publish or the publishing goroutine; it must not
+	// block. nil: nothing is.
+	Dropped func()
 	// MaxMessages and MaxBytes bound what waits to be published; 0: DefaultMaxMessages, DefaultMaxBytes. One message
 	// is let in whatever its size.
 	MaxMessages int
@@ -45,9 +48,10 @@ type Redis struct {
 	publisher  *publisher
 	subscriber *subscriber
 
-	ctx     context.Context // ends when the bus is closed
-	cancel  context.CancelFunc
-	running sync.WaitGroup
+	ctx         context.Context // ends when the bus is closed
+	cancel      context.CancelFunc
+	publishing  sync.WaitGroup
+	subscribing sync.WaitGroup
 }
 
 var _ Bus = (*Redis)(nil)
@@ -65,6 +69,7 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 		control:     opts.Control,
 		lossNotice:  opts.LossNotice,
 		lossChannel: opts.LossChannel,
+		dropped:     opts.Dropped,
 		wake:        make(chan struct{}, 1),
 	}
 	b.subscriber = &subscriber{
@@ -81,8 +86,8 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 
 // Start starts the bus's goroutines, once. It does not wait for Redis.
 func (b *Redis) Start() {
-	b.running.Go(func() { b.publisher.run(b.ctx) })
-	b.running.Go(func() { b.subscriber.run(b.ctx) })
+	b.publishing.Go(func() { b.publisher.run(b.ctx) })
+	b.subscribing.Go(func() { b.subscriber.run(b.ctx) })
 }
 
 // Subscribe implements [Bus].
@@ -98,13 +103,14 @@ func (b *Redis) Publish(channel string, payload []byte, done func(error)) {
 	b.publisher.publish(channel, payload, done)
 }
 
-// Close implements [Bus]. A batch that is on its way to Redis ends as it will, within the timeout of the DB. Close must
-// not be called from the Receiver or from a callback of Publish.
+// Close implements [Bus]. It waits for Redis no longer than the timeout of the DB. Close must not be called from the Receiver or from a
+// callback of Publish.
 func (b *Redis) Close() error {
 	b.subscriber.close()
 	b.publisher.close()
+	b.publishing.Wait()
 	b.cancel()
-	b.running.Wait()
+	b.subscribing.Wait()
 	b.publisher.discard()
 	return nil
 }

@@ -59,7 +59,7 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 			inherit(i, same)
 		}
 	}
-	var closing []*Endpoint
+	var closing, aged []*Endpoint
 	changed := false
 	for i, b := range bindings {
 		e := heirs[i]
@@ -70,8 +70,12 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 		changed = changed || e.config != b.Config
 		e.admission, e.config = b.Admission, b.Config
 		e.limits.Store(&b.Policy.Transport)
-		if old := e.policy.Swap(b.Policy); old != nil && old.CloseOnRebind {
+		old := e.policy.Swap(b.Policy)
+		if old != nil && old.CloseOnRebind {
 			closing = append(closing, e)
+		}
+		if old != nil && old.MaxAge != b.Policy.MaxAge {
+			aged = append(aged, e)
 		}
 	}
 	h.endpoints = slices.Clone(heirs)
@@ -79,7 +83,7 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 
 	h.start()
 	if changed {
-		go h.enforce()
+		go h.enforce(aged)
 	}
 	if closing = append(closing, orphans...); len(closing) > 0 {
 		go h.closeSpread(context.Background(), h.DrainWindow(), func(s *Session) bool { return slices.Contains(closing, s.endpoint) })

@@ -116,12 +116,16 @@ func (s *Session) expel(name, reason string) {
 const expelling = 64
 
 // enforce takes out of their rooms who may not be there any more, now that policies have changed. Who joins meanwhile looks for himself.
-func (h *Hub) enforce() {
+// The connections of the endpoints in aged may now live for another time.
+func (h *Hub) enforce(aged []*Endpoint) {
 	defer h.recovered(nil)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	free := make(chan struct{}, expelling)
 	h.eachSession(func(s *Session) {
+		if slices.Contains(aged, s.endpoint) {
+			s.startAge()
+		}
 		rooms := s.forbidden()
 		if len(rooms) == 0 {
 			return

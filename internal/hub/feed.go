@@ -62,6 +62,16 @@ func (f *feed) take() []event {
 
 // PresenceChanged implements presence.Observer.
 func (h *Hub) PresenceChanged(name string, c presence.Change) {
+	for i := range c.Events {
+		switch c.Events[i].Op {
+		case presence.Join:
+			h.metrics.Joins.Inc()
+		case presence.Update:
+			h.metrics.Updates.Inc()
+		case presence.Leave:
+			h.metrics.Leaves.Inc()
+		}
+	}
 	r := h.room(name)
 	if r == nil || len(c.Events) == 0 {
 		return

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/bus"
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
@@ -32,6 +33,9 @@ type Options struct {
 	Base    string        // what all keys and channels of the hub begin with
 	Timeout time.Duration // the longest wait for a shared store
 	Logger  *zap.Logger
+	Metrics *metrics.Hub // nil: nobody reads them
+	// Exceeded is called when a limit refuses something and has not within the last minute. It must not block. nil: nothing is.
+	Exceeded func(limit *Limit)
 
 	// Open makes the store and the bus and starts them. It is called once, when the hub starts, and waits for nobody.
 	Open func(presence.Observer, bus.Receiver) Backend
@@ -43,6 +47,8 @@ type Backend struct {
 	Bus   bus.Bus
 	// Shared tells that there are other instances to publish to.
 	Shared bool
+	// Up tells whether these can be reached now; nil without them.
+	Up func() bool
 	// Feed takes what the bus brings for a shared store; nil for one in memory.
 	Feed Feed
 }
@@ -55,11 +61,14 @@ type Feed interface {
 
 // Hub is the rooms and connections of one process. Its methods may be called from any goroutine.
 type Hub struct {
-	opts    Options
-	logger  *zap.Logger
-	id      string // this hub's life, unique over all instances
-	backend Backend
-	pool    *ws.Pool
+	opts      Options
+	logger    *zap.Logger
+	connLog   *zap.Logger // of the ends of connections
+	metrics   *metrics.Hub
+	unwatched func() // takes the gauges away
+	id        string // this hub's life, unique over all instances
+	backend   Backend
+	pool      *ws.Pool
 
 	started  sync.Once
 	running  atomic.Bool
@@ -74,6 +83,8 @@ type Hub struct {
 	turnsMu sync.Mutex
 	turns   map[string]time.Time // the next to give to a client to come back at, by the name of the limit; guarded by turnsMu
 
+	exceededAt sync.Map // name of a limit -> *atomic.Int64, when it refused last, Unix nanoseconds
+
 	observing sync.Mutex
 	observed  map[string]*observation // by the name of the limit; guarded by observing
 
@@ -84,8 +95,11 @@ type Hub struct {
 
 // New returns a hub that does nothing until it is bound.
 func New(opts Options) *Hub {
+	if opts.Metrics == nil {
+		opts.Metrics = metrics.New("")
+	}
 	return &Hub{
-		opts: opts, logger: opts.Logger, id: opts.Node + "-" + randomID(6),
+		opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
 		rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }
@@ -101,8 +115,9 @@ func (h *Hub) start() {
 	h.linger.Store(int64(unsubscribeAfter + longest(func(p *Policy) time.Duration { return p.Grace })))
 	ping := longest(func(p *Policy) time.Duration { return p.Ping })
 	h.started.Do(func() {
-		h.pool = ws.NewPool(h.logger, ping)
+		h.pool = ws.NewPool(h.logger, h.metrics, ping)
 		h.backend = h.opts.Open(h, h)
+		h.unwatched = h.metrics.Watch(h.gauges)
 		h.running.Store(true)
 		if h.backend.Shared {
 			go h.subscribeUsers()
@@ -149,8 +164,29 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 		h.tellObserved(limit)
 	}
 	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Bus.Close())
+	h.unwatched()
 	h.pool.Close()
 	return err
+}
+
+// gauges returns how things stand, for the metrics.
+func (h *Hub) gauges() metrics.Gauges {
+	g := metrics.Gauges{Connections: h.Connections(), OutboxBytes: h.pool.Waiting(), Shared: h.backend.Shared}
+	if h.backend.Up != nil {
+		g.RedisUp = h.backend.Up()
+	}
+	h.mu.RLock()
+	rooms := slices.Collect(maps.Values(h.rooms))
+	h.mu.RUnlock()
+	for _, r := range rooms {
+		r.mu.Lock()
+		if n := len(r.members); n > 0 {
+			g.Rooms++
+			g.Members += n
+		}
+		r.mu.Unlock()
+	}
+	return g
 }
 
 // drain closes all connections, spread over window, and waits until they are gone or ctx ends.
@@ -194,6 +230,9 @@ func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func
 		s.closeIn(wire.CloseRestart, "restart", rand.N(max(window, time.Second)), false)
 	}
 }
+
+// Running tells whether the hub was ever started.
+func (h *Hub) Running() bool { return h.running.Load() }
 
 // Connections returns how many connections are open.
 func (h *Hub) Connections() int { return int(h.open.Load()) }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -111,11 +112,35 @@ func (h *Hub) decide(ctx context.Context, l *Limit, key string) ratelimit.Decisi
 		h.logger.Error("deciding limit", zap.String("limit", l.Name), zap.Error(err))
 		return ratelimit.Decision{Allowed: true}
 	}
-	if !d.Allowed && l.Observe {
+	switch {
+	case d.Allowed:
+		l.Decisions.Allowed()
+	case l.Observe:
+		l.Decisions.Observed()
 		h.observe(l)
 		d.Allowed = true
+	case l.Unavailable(d):
+		l.Decisions.Unavailable()
+	default:
+		l.Decisions.Refused()
+		h.exceeded(l)
 	}
 	return d
+}
+
+// exceededEvery is how long a limit must not have refused anything for its next refusal to be told.
+const exceededEvery = time.Minute
+
+// exceeded tells that a limit refuses, if it did not lately.
+func (h *Hub) exceeded(l *Limit) {
+	if h.opts.Exceeded == nil {
+		return
+	}
+	last, _ := h.exceededAt.LoadOrStore(l.Name, new(atomic.Int64))
+	now := time.Now().UnixNano()
+	if was := last.(*atomic.Int64).Swap(now); now-was > int64(exceededEvery) {
+		h.opts.Exceeded(l)
+	}
 }
 
 // observeEvery is how often it is logged what a limit would have refused.

@@ -3,6 +3,7 @@ package hub
 import (
 	"time"
 
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
@@ -25,6 +26,8 @@ type Policy struct {
 
 	// CloseOnRebind asks the endpoint's clients to come again when the next policy is bound.
 	CloseOnRebind bool
+	// LogConnections logs the end of each connection at info level; otherwise it is at debug level.
+	LogConnections bool
 }
 
 // Who may do something in a room.
@@ -81,6 +84,8 @@ type Limit struct {
 	Limiter ratelimit.Limiter
 	Outage  ratelimit.Outage // what Limiter does then
 	Observe bool             // count and log, refuse nothing
+
+	Decisions metrics.Decisions
 }
 
 // Unavailable tells whether d refuses only because the shared store is out of reach.

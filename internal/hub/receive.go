@@ -89,6 +89,10 @@ func (h *Hub) receiveMessage(name string, payload []byte) {
 	if r == nil {
 		return
 	}
+	if ts, ok := wire.MessageTime(body); ok {
+		// Clocks of instances differ: what seems to come from the future has come at once.
+		h.metrics.BusLag.Observe(max(0, time.Since(time.UnixMilli(ts)).Seconds()))
+	}
 	var except *ws.Conn
 	if len(excluded) > 0 {
 		if s, ok := h.sessions.Load(string(excluded)); ok {
@@ -113,11 +117,13 @@ func (h *Hub) receiveOutside(name string, payload []byte) {
 		return
 	}
 	if len(payload) > most(h, func(p *Policy) int { return p.Transport.MaxFrame }) {
+		h.metrics.DroppedOutside.Inc()
 		h.logger.Warn("message from outside is too large", zap.String("room", name), zap.Int("size", len(payload)))
 		return
 	}
 	event, data, err := wire.DecodeOutside(payload)
 	if err != nil {
+		h.metrics.DroppedOutside.Inc()
 		h.logger.Warn("message from outside is malformed", zap.String("room", name), zap.Error(err))
 		return
 	}

@@ -181,6 +181,8 @@ func (r *room) remove(m *membership) {
 
 // broadcast sends f to every member but except.
 func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
+	began := time.Now()
+	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range r.members {

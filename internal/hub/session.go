@@ -63,6 +63,7 @@ type Session struct {
 	mu      sync.Mutex
 	dropped bool        // out of the hub: joins no room any more; guarded by mu
 	code    int         // with which the server has closed; guarded by mu
+	reason  string      // why it has; guarded by mu
 	age     *time.Timer // ends a connection that is too old; guarded by mu
 }
 
@@ -141,14 +142,11 @@ func (refused) Slow()   {}
 func (s *Session) run(autoJoin []string) {
 	defer s.hub.recovered(s.conn)
 	var code int
-	defer func() { s.end(code) }()
+	var err error
+	defer func() { s.end(code, err) }()
 	s.begin(autoJoin)
 	s.startAge()
-	var err error
 	code, err = s.conn.ReadLoop(s.receive)
-	if c := s.hub.logger.Check(zap.DebugLevel, "connection ended"); c != nil {
-		c.Write(zap.String("conn", s.id), zap.Int("peer_code", code), zap.Error(err))
-	}
 }
 
 // begin welcomes the client, records it, and puts it where the server wants it.
@@ -189,21 +187,28 @@ func (s *Session) welcome() {
 	s.conn.Send(ws.Text(wire.AppendWelcome(ws.Buffer(512), &w)))
 }
 
-// startAge starts the time after which the connection is asked to come again, jittered so that not all come at once.
+// startAge starts the time after which the connection is asked to come again, jittered so that not all come at once. Called again, it
+// starts anew with what is left of a new policy's age.
 func (s *Session) startAge() {
 	most := s.endpoint.Policy().MaxAge
-	if most <= 0 {
-		return
-	}
-	most -= time.Duration(rand.Int64N(int64(most)/5 + 1))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.dropped {
-		s.age = time.AfterFunc(most, func() {
-			defer s.hub.recovered(s.conn)
-			s.close(wire.CloseRestart, "max_connection_age", false)
-		})
+	if s.age != nil {
+		s.age.Stop()
+		s.age = nil
 	}
+	if most <= 0 || s.dropped {
+		return
+	}
+	jitter := rand.N(most/5 + 1)
+	left := most - jitter - time.Since(s.opened)
+	if left <= 0 {
+		left = jitter // nor do those all come at once that are too old when the policy comes
+	}
+	s.age = time.AfterFunc(left, func() {
+		defer s.hub.recovered(s.conn)
+		s.close(wire.CloseRestart, "max_connection_age", false)
+	})
 }
 
 // place records m unless the session has left the hub. room.mu is held.
@@ -258,7 +263,7 @@ func (s *Session) closeIn(code int, reason string, in time.Duration, discard boo
 		s.mu.Unlock()
 		return
 	}
-	s.code = code
+	s.code, s.reason = code, reason
 	s.mu.Unlock()
 	s.drop()
 	bye := ws.Text(wire.AppendBye(ws.Buffer(128), code, reason, in))
@@ -268,8 +273,10 @@ func (s *Session) closeIn(code int, reason string, in time.Duration, discard boo
 // goingAwayHold is how long the memberships of a client are held that has closed with 1001: a page that is loaded again is back sooner.
 const goingAwayHold = 3 * time.Second
 
-// end is the last thing of a session, in its reader's goroutine: out of the hub, transport closed, then the store.
-func (s *Session) end(peerCode int) {
+// end is the last thing of a session, in its reader's goroutine: out of the hub, transport closed, then the store. peerCode and err are how
+// the peer has ended it.
+func (s *Session) end(peerCode int, err error) {
+	defer s.hub.dismiss()
 	s.drop()
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -295,7 +302,7 @@ func (s *Session) end(peerCode int) {
 	for _, m := range s.rooms {
 		m.room.exit()
 	}
-	s.hub.dismiss()
+	s.record(peerCode, err)
 }
 
 // Silent implements ws.Owner.

@@ -26,7 +26,9 @@ type DB struct {
 	subscriber *redis.Client
 	breaker    *breaker
 
-	onChange  []func(up bool) // called from the monitor's goroutine
+	onChange    []func(up bool) // called from the monitor's goroutine
+	onRoundTrip func(operation string, took time.Duration, failed bool)
+
 	stop      context.CancelFunc
 	monitored sync.WaitGroup
 	closeOnce sync.Once
@@ -46,11 +48,13 @@ func Open(opts Options, logger *zap.Logger) *DB {
 
 	d.commands = redis.NewClient(opts.client("commands"))
 	d.commands.AddHook(guard{watch{d.breaker}})
+	d.commands.AddHook(meter{d, "presence"}) // inside of the guard: what is not tried takes no time
 
 	publisher := opts.client("publisher")
 	publisher.WriteBufferSize = 128 << 10 // it writes in batches
 	d.publisher = redis.NewClient(publisher)
 	d.publisher.AddHook(guard{watch{d.breaker}})
+	d.publisher.AddHook(meter{d, "publish"})
 
 	d.subscriber = redis.NewClient(opts.client("subscriber"))
 	d.subscriber.AddHook(watch{d.breaker})
@@ -117,6 +121,12 @@ func (d *DB) Up() bool { return !d.breaker.down() }
 // The calls come in order from the monitor's goroutine; f must not block and must not call Close. OnChange must not be
 // called after Start.
 func (d *DB) OnChange(f func(up bool)) { d.onChange = append(d.onChange, f) }
+
+// OnRoundTrip has f called after each exchange with Redis, from any goroutine: a command or a pipeline for an operation, which is
+// presence, publish, health or what [For] has said, that took so long and failed or not. OnRoundTrip must not be called after Start.
+func (d *DB) OnRoundTrip(f func(operation string, took time.Duration, failed bool)) {
+	d.onRoundTrip = f
+}
 
 // Start begins to watch over Redis. It is called once, does not wait for Redis, and Close ends what it starts.
 func (d *DB) Start() {

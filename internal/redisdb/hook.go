@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -13,6 +15,7 @@ type contextKey int
 const (
 	noDial    contextKey = iota // the subscriber must not dial
 	unguarded                   // the breaker neither stops nor counts the command
+	operation                   // what the command is for
 )
 
 var errNoDial = errors.New("redisdb: reconnecting is left to the caller")
@@ -73,3 +76,50 @@ func (g guard) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 // unguard returns the context of a command that the breaker leaves alone. It does so with what goes on inside a guarded
 // one: the commands that set up a new connection come to the same hook.
 func unguard(ctx context.Context) context.Context { return context.WithValue(ctx, unguarded, true) }
+
+// For returns a context whose commands are counted as being for what.
+func For(ctx context.Context, what string) context.Context {
+	return context.WithValue(ctx, operation, what)
+}
+
+// meter tells of each exchange with Redis: one command, or one pipeline.
+type meter struct {
+	db    *DB
+	usual string // what commands are for whose context does not say
+}
+
+func (meter) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (m meter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		began := time.Now()
+		err := next(ctx, cmd)
+		m.tell(ctx, began, failed(err))
+		return err
+	}
+}
+
+func (m meter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		began := time.Now()
+		err := next(ctx, cmds)
+		m.tell(ctx, began, failed(err) || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return failed(cmd.Err()) }))
+		return err
+	}
+}
+
+func (m meter) tell(ctx context.Context, began time.Time, failed bool) {
+	if m.db.onRoundTrip == nil {
+		return
+	}
+	what, ok := ctx.Value(operation).(string)
+	if !ok {
+		what = m.usual
+	}
+	m.db.onRoundTrip(what, time.Since(began), failed)
+}
+
+// failed tells whether err is more than an answer: that a key isn't there, or a script, which is then loaded.
+func failed(err error) bool {
+	return err != nil && !errors.Is(err, redis.Nil) && !redis.HasErrorPrefix(err, "NOSCRIPT")
+}

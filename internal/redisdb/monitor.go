@@ -122,7 +122,7 @@ func (m *monitor) test(ctx context.Context) error {
 }
 
 func (m *monitor) unguarded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(unguard(ctx), m.db.opts.Timeout)
+	return context.WithTimeout(For(unguard(ctx), "health"), m.db.opts.Timeout)
 }
 
 // allowed takes a refusal by an access list for the answer that it is.

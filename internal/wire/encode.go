@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -167,6 +168,23 @@ func AppendMessage(dst []byte, room, event string, data []byte, from *Sender, ts
 	}
 	dst = appendInt(dst, `,"ts":`, ts)
 	return append(dst, '}')
+}
+
+// MessageTime returns the ts of a message that AppendMessage has made: it is at the end.
+func MessageTime(message []byte) (ts int64, ok bool) {
+	digits, ok := bytes.CutSuffix(message, []byte{'}'})
+	if !ok {
+		return 0, false
+	}
+	start := len(digits)
+	for start > 0 && digits[start-1] >= '0' && digits[start-1] <= '9' {
+		start--
+	}
+	if !bytes.HasSuffix(digits[:start], []byte(`,"ts":`)) {
+		return 0, false
+	}
+	ts, err := strconv.ParseInt(string(digits[start:]), 10, 64)
+	return ts, err == nil
 }
 
 // Refusal is everything that an error frame may carry.

@@ -48,6 +48,7 @@ type Conn struct {
 	ahead *[]byte // bytes read from the socket and not yet wanted; nil when there are none
 	rest  []byte  // the unread part of ahead
 	read  rawRead
+	in    Traffic
 
 	lastRead atomic.Int64 // Unix nanoseconds
 
@@ -60,11 +61,32 @@ type Conn struct {
 	closing  bool    // a close frame is queued: nothing more may be
 	finished bool    // the reader is gone: close the socket once nothing is pending
 	dead     bool    // the socket is closed
+	out      Traffic
 
 	overflowed bool // the owner was told that the queue is full
 
 	// Guarded by pinger.mu.
 	bucket, slot int
+}
+
+// Traffic is what has gone one way over a connection.
+type Traffic struct {
+	Messages int
+	Bytes    int // of frames, without TLS
+}
+
+// Traffic returns what the peer has sent and what was sent to it. It is called by whoever called ReadLoop, after that has returned.
+func (c *Conn) Traffic() (in, out Traffic) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.in, c.out
+}
+
+// heard counts n bytes that were read.
+func (c *Conn) heard(n int) {
+	c.lastRead.Store(time.Now().UnixNano())
+	c.in.Bytes += n
+	c.pool.metrics.ReceivedBytes.Add(float64(n))
 }
 
 // Buffers of coder/websocket. Ours is the real read buffer on the raw path, so the library's may be as small as bufio has them.
@@ -137,6 +159,7 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	// A client may have sent its first frames right behind the request.
 	early, _ := brw.Peek(brw.Reader.Buffered()) // they are buffered
 	c.rest = append([]byte(nil), early...)
+	c.heard(len(early))
 	size := plainReadBuffer
 	if c.raw != nil {
 		size = rawReadBuffer
@@ -207,6 +230,8 @@ func (c *Conn) message(handle func(Message)) error {
 			messages.Put(buf)
 		}
 	}()
+	c.in.Messages++
+	c.pool.metrics.Received.Inc()
 	limit := 2 * c.limits.Load().MaxFrame
 	b := (*buf)[:0]
 	for {
@@ -249,7 +274,7 @@ func (c *Conn) fill() error {
 		return io.EOF
 	}
 	c.ahead, c.rest = buf, (*buf)[:n]
-	c.lastRead.Store(time.Now().UnixNano())
+	c.heard(n)
 	return nil
 }
 

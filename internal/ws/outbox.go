@@ -24,6 +24,7 @@ func (c *Conn) Send(f Frame) bool {
 	if len(c.pending) > 0 && c.bytes+len(f)+frameCost > c.limits.Load().SendQueue {
 		c.overflowed = true
 		c.mu.Unlock()
+		c.pool.metrics.DroppedSlow.Inc()
 		c.owner.Slow()
 		return false
 	}
@@ -80,6 +81,9 @@ func (c *Conn) discard() {
 	}
 	for _, f := range c.pending[keep:] {
 		c.bytes -= len(f) + frameCost
+		if f[0] == finText {
+			c.pool.metrics.DroppedSlow.Inc()
+		}
 	}
 	clear(c.pending[keep:])
 	c.pending = c.pending[:keep]
@@ -142,6 +146,7 @@ func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
 		return writeDone
 	}
 	c.bytes -= n
+	c.count(frames, n)
 	if n > 0 {
 		c.partial = false
 	}
@@ -163,6 +168,24 @@ func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
 	}
 	c.release()
 	return writeDone
+}
+
+// count counts the first n bytes of frames as sent, and the messages that end in them. c.mu is held.
+func (c *Conn) count(frames []Frame, n int) {
+	messages, rest := 0, n
+	for i, f := range frames {
+		if rest -= len(f); rest < 0 {
+			break
+		}
+		// The rest of a frame has no opcode. Control frames are too small to be parted often.
+		if f[0] == finText || i == 0 && c.partial {
+			messages++
+		}
+	}
+	c.out.Messages += messages
+	c.out.Bytes += n
+	c.pool.metrics.Sent.Add(float64(messages))
+	c.pool.metrics.SentBytes.Add(float64(n))
 }
 
 // release gives up the write side, and closes the socket if that was all it waited for. c.mu is held.

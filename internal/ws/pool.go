@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
 // yieldEvery is how many writes a worker makes before it yields. A goroutine that writes for longer than the scheduler's
@@ -21,6 +23,7 @@ const mergeLimit = 64 << 10
 // number of connections. Close it after its last connection.
 type Pool struct {
 	logger  *zap.Logger
+	metrics *metrics.Hub
 	workers []*worker
 	next    atomic.Uint32 // spreads connections over the workers
 	pings   pinger
@@ -29,8 +32,8 @@ type Pool struct {
 }
 
 // NewPool starts a pool whose connections are pinged every pingInterval.
-func NewPool(logger *zap.Logger, pingInterval time.Duration) *Pool {
-	p := &Pool{logger: logger, stop: make(chan struct{})}
+func NewPool(logger *zap.Logger, m *metrics.Hub, pingInterval time.Duration) *Pool {
+	p := &Pool{logger: logger, metrics: m, stop: make(chan struct{})}
 	p.pings.ending, p.pings.wait, p.pings.wake = make(map[*Conn]time.Time), answerWait, make(chan struct{}, 1)
 	p.SetPingInterval(pingInterval)
 	for range runtime.GOMAXPROCS(0) {
@@ -47,6 +50,16 @@ func (p *Pool) Abort() {
 	for _, c := range p.pings.all() {
 		c.Abort()
 	}
+}
+
+// Waiting returns how many bytes wait to be sent, on all connections together.
+func (p *Pool) Waiting() (bytes int) {
+	for _, c := range p.pings.all() {
+		c.mu.Lock()
+		bytes += c.bytes
+		c.mu.Unlock()
+	}
+	return bytes
 }
 
 // Close stops the pool's goroutines and closes the sockets of connections that are still open.

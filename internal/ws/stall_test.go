@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
 // TestAConnectionThatWasStalledOnceLivesOn checks that the deadline of a drain does not outlive the drain.
@@ -313,7 +315,7 @@ func TestSlowButSteadyReaderIsKept(t *testing.T) {
 
 // TestNothingIsTakenAfterALostFrame checks that a hole in the stream is followed by nothing but the notice.
 func TestNothingIsTakenAfterALostFrame(t *testing.T) {
-	c := &Conn{pool: new(Pool), worker: new(worker), limits: new(atomic.Pointer[Limits]), owner: mute{}, busy: true}
+	c := &Conn{pool: &Pool{metrics: metrics.New("test")}, worker: new(worker), limits: new(atomic.Pointer[Limits]), owner: mute{}, busy: true}
 	c.limits.Store(&Limits{SendQueue: 300})
 	if !c.Send(text(strings.Repeat("x", 200))) || c.Send(text(strings.Repeat("x", 200))) {
 		t.Fatal("the bound does not hold")

@@ -17,7 +17,7 @@ func (t *transport) Read(p []byte) (int, error) {
 		if c.raw == nil {
 			n, err := c.nc.Read(p)
 			if n > 0 {
-				c.lastRead.Store(time.Now().UnixNano())
+				c.heard(n)
 			}
 			return n, err
 		}

@@ -19,6 +19,8 @@ import (
 	"github.com/coder/websocket"
 	"go.uber.org/goleak"
 	"go.uber.org/zap/zaptest"
+
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -46,7 +48,7 @@ type server struct {
 
 func newServer(t *testing.T, secure bool, configure func(*Pool, *Limits)) *server {
 	t.Helper()
-	s := &server{pool: NewPool(zaptest.NewLogger(t), 25*time.Second), peers: make(chan *peer, 100)}
+	s := &server{pool: NewPool(zaptest.NewLogger(t), metrics.New("test"), 25*time.Second), peers: make(chan *peer, 100)}
 	limits := &Limits{MaxFrame: 1 << 10, SendQueue: 1 << 20, WriteTimeout: 10 * time.Second}
 	if configure != nil {
 		configure(s.pool, limits)
@@ -413,7 +415,7 @@ func TestOneGoroutineForAnIdleConnection(t *testing.T) {
 func BenchmarkBroadcast(b *testing.B) {
 	for _, n := range []int{100} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			pool := NewPool(nil, time.Hour)
+			pool := NewPool(nil, metrics.New("test"), time.Hour)
 			defer pool.Close()
 			var limits atomic.Pointer[Limits]
 			limits.Store(&Limits{MaxFrame: 1 << 16, SendQueue: 1 << 30, WriteTimeout: time.Second})
