@@ -334,22 +334,6 @@ func TestMaxConnections(t *testing.T) {
 	}
 }
 
-func TestAccessLogHasTheUpgrade(t *testing.T) {
-	c := caddytest.StartText(t, `:{$PORT} {
-	log
-	encode gzip
-	rooms /ws {
-		anonymous
-	}
-}`)
-	client := roomstest.Dial(t, c.URL("/ws"), nil)
-	client.Join("lobby")
-	c.WaitLog(`"status":101`)
-	if !strings.Contains(c.Log(), client.Conn) {
-		t.Error("the access log does not name the connection")
-	}
-}
-
 func TestOverTLS(t *testing.T) {
 	c := caddytest.StartText(t, `{
 	skip_install_trust
