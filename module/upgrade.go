@@ -42,7 +42,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return err
 	}
-	endpoint := h.endpoint.Load()
+	endpoint := h.await(r.Context())
 	if endpoint == nil || !endpoint.Accepting() {
 		return refuseFor(w, http.StatusServiceUnavailable, 1+rand.N(5*time.Second), errors.New("not accepting connections"))
 	}
