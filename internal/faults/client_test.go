@@ -36,7 +36,9 @@ type client struct {
 	degraded   int // answers
 	complaints []string
 	refused    []refusal
+	left       []frame // that took it out of its room
 	bye        *frame
+	byeAt      time.Time
 	reason     error // why nothing more is read
 }
 
@@ -249,7 +251,9 @@ func (c *client) take(f frame) {
 		code, _ := f.Code.(string)
 		c.refused = append(c.refused, refusal{code, f.Suppressed})
 	case "bye":
-		c.bye = &f
+		c.bye, c.byeAt = &f, time.Now()
+	case "left":
+		c.left = append(c.left, f)
 	}
 	if answer := c.answers[f.ID]; answer != nil {
 		delete(c.answers, f.ID)

@@ -2,16 +2,18 @@ package faults
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
-	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
 	"github.com/caddyrooms/caddy-rooms/internal/freeport"
 	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
 )
@@ -36,7 +38,7 @@ func reloadUnderTraffic(t testing.TB, s scale, program string) {
 		},
 		func(int) edition { return edition{sites: "http://" + freeport.Addr(t) + " {\nrespond hello\n}"} },
 		func(n int) edition {
-			return edition{global: fmt.Sprintf("log {\noutput file %s%d\nlevel %s\nformat %s\n}", logs, n%2, []string{"DEBUG", "ERROR"}[n%2], []string{"json", "console"}[n%2])}
+			return edition{global: fmt.Sprintf("log {\noutput file %s%d\nlevel %s\nformat %s\n}", logs, n/6%2, []string{"DEBUG", "ERROR"}[n/6%2], []string{"json", "console"}[n/6%2])}
 		},
 		func(n int) edition {
 			return edition{lines: fmt.Sprintf("max_frame %dKiB\nping_interval %ds", 32+n, 20+n%10)}
@@ -128,6 +130,7 @@ type visitors struct {
 
 	mu       sync.Mutex
 	came     int
+	cut      int // whose connection ended before it was answered
 	problems map[string]int
 }
 
@@ -142,6 +145,9 @@ func (c *cluster) visitors() *visitors {
 				switch {
 				case err == nil:
 					v.came++
+				case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
+					// Caddy opens its listeners anew, and drops who stands in the queue of an old one.
+					v.cut++
 				case ctx.Err() == nil:
 					v.problems[err.Error()]++
 				}
@@ -160,8 +166,91 @@ func (v *visitors) stop(t testing.TB) {
 	for problem, n := range v.problems {
 		t.Errorf("%d visitors: %s", n, problem)
 	}
-	t.Logf("figure: %d visitors came and went meanwhile", v.came)
+	t.Logf("figure: %d visitors came and went meanwhile, and %d were dropped with a listener", v.came, v.cut)
 }
 
-var _ = roomstest.Dial
-var _ = caddytest.Mutant
+// TestReloadBindsOpenSockets holds connections that are open to the limits and rules of a new configuration.
+func TestReloadBindsOpenSockets(t *testing.T) {
+	t.Parallel()
+	const (
+		auto = "auto_join auto\nroom auto {\npresence none\n%s\n}\n%s\nroom * {\n}"
+		// The witness is told everything, by a handler whose rules stay.
+		witness = "rooms /witness {\nuser {http.request.uri.query.user}\nanonymous\nredis {$REDIS}\n}"
+	)
+	c := start(t, size(0, 0), options{lines: fmt.Sprintf(auto, "", "")})
+	reload := func(ofAuto, rules string, nodes ...int) {
+		for _, node := range nodes {
+			c.reload(node, edition{lines: fmt.Sprintf(auto, ofAuto, rules), beside: witness})
+		}
+	}
+	reload("", "", 0, 1)
+	dial := func(node int, user string) *roomstest.Client {
+		cl := roomstest.Dial(t, c.nodes[node].URL("/ws?user="+user), nil)
+		if ack := cl.Next("ack"); ack["room"] != "auto" {
+			t.Errorf("%s: %v", user, ack)
+		}
+		return cl
+	}
+	publish := func(cl *roomstest.Client, room string) { cl.Send(`{"type":"publish","id":1,"room":%q}`, room) }
+	ann, bob := dial(0, "ann"), dial(1, "bob")
+	for _, room := range []string{"lobby", "closing", "watched"} {
+		ann.Join(room)
+		bob.Join(room)
+		ann.Next("presence")
+	}
+
+	reload("", "limit once {\non publish\nevents 1\nwindow 1h\n}", 0, 1)
+	publish(ann, "lobby")
+	ann.Next("ack")
+	bob.Next("message")
+	publish(ann, "lobby")
+	ann.Refused("rate_limited")
+
+	const closed = "room closing {\njoin none\n}"
+	expelled := func(cl *roomstest.Client) {
+		t.Helper()
+		if left := cl.Next("left"); left["room"] != "closing" || left["reason"] != "forbidden" {
+			t.Errorf("left = %v", left)
+		}
+	}
+	reload("", closed, 0)
+	expelled(ann)
+	if events := bob.Events(); !slices.Equal(events, []string{"leave ann kicked"}) {
+		t.Errorf("bob was told %q", events)
+	}
+	publish(ann, "closing")
+	ann.Refused("not_joined")
+	reload("", closed, 1)
+	expelled(bob)
+	// Where the server has put them they stay, also when nobody may go there.
+	reload("join none", "", 0, 1)
+	publish(bob, "auto")
+	bob.Next("ack")
+	ann.Next("message")
+
+	see := roomstest.Dial(t, c.nodes[0].URL("/witness?user=see"), nil)
+	see.Join("watched")
+	for _, cl := range []*roomstest.Client{ann, bob} {
+		cl.Next("presence")
+	}
+	watched := func(presence string) string { return "room watched {\npresence " + presence + "\n}" }
+	reload("", watched("count"), 0, 1)
+	dial(1, "carl").Join("watched")
+	see.Next("presence")
+	for _, cl := range []*roomstest.Client{ann, bob} {
+		if f := cl.Next("presence"); f["count"] != 4.0 || len(f["events"].([]any)) > 0 {
+			t.Errorf("with the presence of a count, %s was told %v", cl.User, f)
+		}
+	}
+	reload("", watched("none"), 0, 1)
+	dial(1, "dave").Join("watched")
+	if events := see.Events(); !slices.Equal(events, []string{"join dave"}) {
+		t.Errorf("the witness was told %q", events)
+	}
+	ann.Quiet()
+	reload("", watched("full"), 0, 1)
+	dial(1, "eve").Join("watched")
+	if events := ann.Events(); !slices.Equal(events, []string{"join eve"}) {
+		t.Errorf("with full presence again, ann was told %q", events)
+	}
+}
