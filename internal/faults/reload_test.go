@@ -71,7 +71,9 @@ func reloadUnderTraffic(t testing.TB, s scale, program string) {
 		}
 	}
 	windows = append(windows, time.Now())
-	visits.stop(t)
+	if n := visits.stop(t); n > 0 {
+		t.Errorf("%d visitors were told to come later", n)
+	}
 	w.hush()
 	c.talk()
 	c.flat(before, links)
@@ -131,6 +133,7 @@ type visitors struct {
 	mu       sync.Mutex
 	came     int
 	cut      int // whose connection ended before it was answered
+	later    int // who were told to come later
 	problems map[string]int
 }
 
@@ -148,6 +151,8 @@ func (c *cluster) visitors() *visitors {
 				case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
 					// Caddy opens its listeners anew, and drops who stands in the queue of an old one.
 					v.cut++
+				case err != nil && strings.Contains(err.Error(), "got 503"):
+					v.later++
 				case ctx.Err() == nil:
 					v.problems[err.Error()]++
 				}
@@ -158,15 +163,16 @@ func (c *cluster) visitors() *visitors {
 	return v
 }
 
-// stop fails the trial when one did not get in.
-func (v *visitors) stop(t testing.TB) {
+// stop fails the trial when one did not get in. It returns how many were told to come later.
+func (v *visitors) stop(t testing.TB) (later int) {
 	t.Helper()
 	v.cancel()
 	v.running.Wait()
 	for problem, n := range v.problems {
 		t.Errorf("%d visitors: %s", n, problem)
 	}
-	t.Logf("figure: %d visitors came and went meanwhile, and %d were dropped with a listener", v.came, v.cut)
+	t.Logf("figure: %d visitors came and went meanwhile, %d were dropped with a listener, %d told to come later", v.came, v.cut, v.later)
+	return v.later
 }
 
 // TestReloadBindsOpenSockets holds connections that are open to the limits and rules of a new configuration.
