@@ -22,6 +22,7 @@ type client struct {
 	user, room string
 	node       *caddytest.Caddy
 	conn       string // from the welcome
+	since      time.Time
 	ws         *websocket.Conn
 	ended      chan struct{} // closed when nothing more is read
 
@@ -36,7 +37,6 @@ type client struct {
 	degraded   int // answers
 	complaints []string
 	refused    []refusal
-	left       []frame // that took it out of its room
 	bye        *frame
 	byeAt      time.Time
 	reason     error // why nothing more is read
@@ -133,7 +133,7 @@ func (c *client) begin(ctx context.Context) error {
 		}
 		return fmt.Errorf("%s was welcomed with %s", c.user, b)
 	}
-	c.conn = welcome.Conn
+	c.conn, c.since = welcome.Conn, time.Now()
 	go c.read()
 	if _, err := c.ask(ctx, "join", `"room":"`+c.room+`"`); err != nil {
 		return fmt.Errorf("joining %s as %s: %w", c.room, c.user, err)
@@ -252,8 +252,6 @@ func (c *client) take(f frame) {
 		c.refused = append(c.refused, refusal{code, f.Suppressed})
 	case "bye":
 		c.bye, c.byeAt = &f, time.Now()
-	case "left":
-		c.left = append(c.left, f)
 	}
 	if answer := c.answers[f.ID]; answer != nil {
 		delete(c.answers, f.ID)

@@ -24,6 +24,7 @@ type cluster struct {
 	scale
 	redis *redistest.Server
 	store *redis.Client
+	base  string // what every key of the hub begins with
 	nodes []*caddytest.Caddy
 	idle  []int // goroutines of each instance without clients
 
@@ -44,7 +45,7 @@ type options struct {
 // start runs a cluster without clients.
 func start(t testing.TB, s scale, o options) *cluster {
 	t.Helper()
-	c := &cluster{TB: t, scale: s, redis: o.redis}
+	c := &cluster{TB: t, scale: s, redis: o.redis, base: base}
 	if o.nodes == 0 {
 		o.nodes = 2
 	}

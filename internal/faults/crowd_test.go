@@ -35,7 +35,7 @@ type guest struct {
 // errUnasked is what a guest says whose connection ended without a bye.
 var errUnasked = errors.New("was not asked to come again")
 
-// gather connects the clients of the scale, as fill does, and has them talk, each at that pace.
+// gather connects the clients of the scale, as fill does, and has some talk, each at that pace; with 0 nobody does.
 func (c *cluster) gather(pace time.Duration) *crowd {
 	c.Helper()
 	w := &crowd{c: c, guests: make([]*guest, c.scale.clients), quiet: make(chan struct{}), home: make(chan struct{})}
@@ -56,7 +56,7 @@ func (c *cluster) gather(pace time.Duration) *crowd {
 	}
 	for i, g := range w.guests {
 		w.staying.Go(func() { w.stay(g) })
-		if i/c.rooms < len(c.nodes) {
+		if pace > 0 && i/c.rooms < len(c.nodes) {
 			w.talking.Go(func() { w.talk(g, pace) })
 		}
 	}
