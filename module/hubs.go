@@ -168,7 +168,7 @@ func (s *sharedHub) Destruct() error {
 }
 
 func (s *sharedHub) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), s.DrainWindow()+closeMargin)
+	ctx, cancel := context.WithTimeout(context.Background(), s.DrainTime()+closeMargin)
 	defer cancel()
 	// At exit other instances may take the clients over; a hub that a reload has removed has no others to go to.
 	err := errors.Join(s.Close(ctx, caddy.Exiting()), s.local.Close())

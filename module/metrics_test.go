@@ -3,6 +3,7 @@ package module
 import (
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -166,6 +167,26 @@ func TestMetrics(t *testing.T) {
 	for name := range maps.Keys(scrape(t, a)) {
 		if !allowed.MatchString(name) || strings.Contains(name, "lobby") || strings.Contains(name, `"ann"`) || strings.Contains(name, "never") {
 			t.Errorf("%s should not be there", name)
+		}
+	}
+
+	// The documentation knows each, and no others.
+	doc, err := os.ReadFile("../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := regexp.MustCompile("(?m)^\\| `(caddy_rooms_[a-z_]+)`").FindAllStringSubmatch(string(doc), -1)
+	for _, name := range documented {
+		if !strings.Contains(get(t, a, "/metrics"), "# TYPE "+name[1]+" ") && name[1] != "caddy_rooms_closes_total" {
+			t.Errorf("%s is documented and not there", name[1])
+		}
+	}
+	for line := range strings.Lines(get(t, a, "/metrics")) {
+		if name, ok := strings.CutPrefix(line, "# TYPE caddy_rooms_"); ok {
+			name, kind, _ := strings.Cut(strings.TrimSpace(name), " ")
+			if !strings.Contains(string(doc), "| `caddy_rooms_"+name+"` | "+kind+" |") {
+				t.Errorf("%s %s is not documented", kind, name)
+			}
 		}
 	}
 

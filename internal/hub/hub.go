@@ -146,7 +146,7 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 	if closed || !h.running.Load() {
 		return nil
 	}
-	h.drain(ctx, h.DrainWindow())
+	h.drain(ctx)
 	var grace time.Duration
 	if comeBack {
 		grace = most(h, func(p *Policy) time.Duration { return p.Grace })
@@ -189,12 +189,15 @@ func (h *Hub) gauges() metrics.Gauges {
 	return g
 }
 
-// drain closes all connections, spread over window, and waits until they are gone or ctx ends.
-func (h *Hub) drain(ctx context.Context, window time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, max(window, time.Second))
+// DrainTime is how long it takes at most to send all clients away: they have a moment to answer also when all are closed at once.
+func (h *Hub) DrainTime() time.Duration { return max(h.DrainWindow(), time.Second) }
+
+// drain closes all connections, spread over the drain window, and waits until they are gone or ctx ends.
+func (h *Hub) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, h.DrainTime())
 	defer cancel()
 	// Most of the window is for closing, the rest for the clients' answers.
-	h.closeSpread(ctx, window*3/4, func(*Session) bool { return true })
+	h.closeSpread(ctx, h.DrainWindow()*3/4, func(*Session) bool { return true })
 	gone := make(chan struct{})
 	go func() {
 		h.ended.Wait()

@@ -547,6 +547,23 @@ func TestMaxConnectionAge(t *testing.T) {
 	equal(t, "bye", h.dial("ann").Next("bye")["code"], 4200.0)
 }
 
+// TestMaxConnectionAgeOfOpenConnections changes the age under connections: none is closed by the old one, all are by the new one.
+func TestMaxConnectionAgeOfOpenConnections(t *testing.T) {
+	h := open(t, func(p *Policy) { p.MaxAge = time.Hour })
+	ann, bob := h.dial("ann"), h.dial("bob")
+	ann.Join("lobby")
+	p := defaultPolicy()
+	p.MaxAge = 50 * time.Millisecond
+	h.Bind([]Binding{{Policy: p, Config: "changed"}})
+	for _, c := range []*client{ann, bob} {
+		equal(t, "bye", c.Next("bye")["reason"], "max_connection_age")
+	}
+	// And none at all again.
+	h.Bind([]Binding{{Policy: p, Config: "short"}})
+	h.Bind([]Binding{{Policy: defaultPolicy(), Config: "none"}})
+	h.dial("ann").Quiet()
+}
+
 // TestEmptyRoomsAreGivenUp checks that a room without members goes away, and that entering it again meanwhile keeps it.
 func TestEmptyRoomsAreGivenUp(t *testing.T) {
 	h := open(t, nil)

@@ -3,6 +3,7 @@ package redisdb
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -266,6 +267,45 @@ func TestUnixSocket(t *testing.T) {
 	}
 	if info.DB != 3 || info.Name != "caddy-rooms:commands" {
 		t.Errorf("connected to database %d as %q", info.DB, info.Name)
+	}
+}
+
+// TestRoundTripsAreTold runs commands of all kinds, and expects each exchange once, by what it was for.
+func TestRoundTripsAreTold(t *testing.T) {
+	server := redistest.Start(t)
+	db := Open(Options{Addr: server.Addr}, zap.NewNop())
+	defer db.Close()
+	got := make(map[string]int)
+	db.OnRoundTrip(func(operation string, took time.Duration, failed bool) {
+		if took <= 0 {
+			t.Errorf("%s took %s", operation, took)
+		}
+		if failed {
+			operation += " failed"
+		}
+		got[operation]++
+	})
+	ctx := t.Context()
+	db.Commands().Get(ctx, "nothing")                            // nil is an answer
+	db.Commands().EvalSha(For(ctx, "limit"), "none", []string{}) // so is NOSCRIPT
+	db.Commands().Do(For(ctx, "limit"), "NONSENSE")
+	pipe := db.Publisher().Pipeline()
+	for range 10 {
+		pipe.Publish(ctx, "x", "y")
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		t.Fatal(err)
+	}
+	pipe.Publish(ctx, "x", "y")
+	pipe.Do(ctx, "NONSENSE")
+	_, _ = pipe.Exec(ctx)
+	server.Kill()
+	db.Commands().Get(ctx, "nothing")
+	db.breaker.cut(errors.New("down"))
+	db.Commands().Get(ctx, "not tried")
+	want := map[string]int{"presence": 1, "limit": 1, "limit failed": 1, "publish": 1, "publish failed": 1, "presence failed": 1}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

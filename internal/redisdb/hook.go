@@ -82,6 +82,9 @@ func For(ctx context.Context, what string) context.Context {
 	return context.WithValue(ctx, operation, what)
 }
 
+// setup are the commands that begin what go-redis itself sends on a new connection, within the call that needs it.
+var setup = []string{"hello", "auth", "client", "select"}
+
 // meter tells of each exchange with Redis: one command, or one pipeline.
 type meter struct {
 	db    *DB
@@ -94,7 +97,7 @@ func (m meter) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		began := time.Now()
 		err := next(ctx, cmd)
-		m.tell(ctx, began, failed(err))
+		m.tell(ctx, cmd, began, failed(err))
 		return err
 	}
 }
@@ -103,13 +106,13 @@ func (m meter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		began := time.Now()
 		err := next(ctx, cmds)
-		m.tell(ctx, began, failed(err) || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return failed(cmd.Err()) }))
+		m.tell(ctx, cmds[0], began, failed(err) || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return failed(cmd.Err()) }))
 		return err
 	}
 }
 
-func (m meter) tell(ctx context.Context, began time.Time, failed bool) {
-	if m.db.onRoundTrip == nil {
+func (m meter) tell(ctx context.Context, first redis.Cmder, began time.Time, failed bool) {
+	if m.db.onRoundTrip == nil || slices.Contains(setup, first.Name()) {
 		return
 	}
 	what, ok := ctx.Value(operation).(string)

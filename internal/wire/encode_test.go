@@ -100,6 +100,17 @@ func TestCloseReason(t *testing.T) {
 	}
 }
 
+func TestMessageTime(t *testing.T) {
+	message := string(AppendMessage(nil, "lobby", "e", []byte(`{"ts":1}`), nil, 1795426127500))
+	for text, want := range map[string]int64{
+		message: 1795426127500, message[:len(message)-1]: 0, `{"ts":5}`: 0, `{,"ts":5}`: 5, `,"ts":}`: 0, `,"ts":99999999999999999999}`: 0, "}": 0, "": 0,
+	} {
+		if ts, ok := MessageTime([]byte(text)); ts != want && ok || ok != (want != 0) {
+			t.Errorf("MessageTime(%q) = %d, %t, want %d", text, ts, ok, want)
+		}
+	}
+}
+
 // FuzzAppendString checks that any string survives the way through JSON, as far as it is UTF-8.
 func FuzzAppendString(f *testing.F) {
 	for _, s := range []string{"", `"\`, "é\u2028\x00\x1f", "\xff\xfe", "a\xc3"} {
