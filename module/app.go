@@ -69,7 +69,7 @@ func (a *App) activate() {
 			bindings[i] = h.binding()
 		}
 		for i, e := range shared.Bind(bindings) {
-			handlers[i].endpoint.Store(e)
+			handlers[i].activate(e)
 		}
 	}
 }

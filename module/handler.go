@@ -3,6 +3,7 @@
 package module
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -32,6 +33,8 @@ type handlerState struct {
 	policy   *hub.Policy
 	keys     []hub.Key                     // of the limits whose keys depend on the request
 	endpoint *atomic.Pointer[hub.Endpoint] // filled when the configuration is live
+	live     chan struct{}                 // closed then
+	over     <-chan struct{}               // closed when the configuration is at its end, also if it never was live
 }
 
 // CaddyModule returns the Caddy module information.
@@ -67,6 +70,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("opening hub %q: %w", h.Hub, err)
 	}
 	h.key, h.hub, h.endpoint = &key, shared, new(atomic.Pointer[hub.Endpoint])
+	h.live, h.over = make(chan struct{}), ctx.Done()
 	if h.Metrics != "off" {
 		if err := register(ctx.GetMetricsRegistry(), shared.metrics); err != nil {
 			return err
@@ -92,6 +96,23 @@ func (h *Handler) Cleanup() error {
 	}
 	_, err := hubs.Delete(*h.key)
 	return err
+}
+
+// activate lets clients in by an endpoint. It is called once.
+func (h *Handler) activate(e *hub.Endpoint) {
+	h.endpoint.Store(e)
+	close(h.live)
+}
+
+// await returns the endpoint. Caddy serves requests a moment before the configuration is live, and these have to wait. It returns nil when the
+// configuration ends without having been live, or the request ends.
+func (h *Handler) await(ctx context.Context) *hub.Endpoint {
+	select {
+	case <-h.live:
+	case <-h.over:
+	case <-ctx.Done():
+	}
+	return h.endpoint.Load()
 }
 
 // binding is what the handler says to its hub.

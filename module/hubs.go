@@ -29,6 +29,16 @@ var hubs = caddy.NewUsagePool()
 // leaving are the hubs that are being closed, as keys: a reload takes them out of the pool before they are.
 var leaving sync.Map
 
+func init() {
+	// The process would end under their clients.
+	caddy.OnExit(func(context.Context) {
+		leaving.Range(func(s, _ any) bool {
+			s.(*sharedHub).awaitClose()
+			return true
+		})
+	})
+}
+
 // hubKey is the identity of a hub. Rules, limits and timeouts are none of it: they may change under open connections.
 type hubKey struct {
 	name  string
@@ -52,6 +62,7 @@ type sharedHub struct {
 	told   atomic.Bool             // it is known whether Redis is in reach
 
 	closing sync.Once
+	until   time.Time     // when it is to be closed; written in closing
 	closed  chan struct{} // closed when all is closed
 }
 
@@ -165,6 +176,7 @@ const closeMargin = 500 * time.Millisecond
 // beginClose starts to close the hub, once. It returns at once.
 func (s *sharedHub) beginClose() {
 	s.closing.Do(func() {
+		s.until = time.Now().Add(s.DrainTime() + closeMargin)
 		leaving.Store(s, nil)
 		go func() {
 			defer close(s.closed)
@@ -181,24 +193,30 @@ func (s *sharedHub) beginClose() {
 	})
 }
 
-// Destruct implements caddy.Destructor: no configuration uses the hub any more. At exit it waits for the clients to be sent away, but
-// not for a Redis that does not answer; on a reload, which holds up the admin API, for nothing.
-func (s *sharedHub) Destruct() error {
-	if !caddy.Exiting() {
-		s.log.use(caddy.Log()) // the logs of the last configuration with the hub are about to be closed
-		s.beginClose()
-		return nil
-	}
+// awaitClose waits for the clients to be sent away, but not for a Redis that does not answer. Hubs that close together are waited for no
+// longer than one.
+func (s *sharedHub) awaitClose() {
 	s.beginClose()
 	select {
 	case <-s.closed:
-	case <-time.After(s.DrainWindow() + closeMargin):
+	case <-time.After(time.Until(s.until)):
 	}
+}
+
+// Destruct implements caddy.Destructor: no configuration uses the hub any more. It waits at exit, and not on a reload, which holds up the
+// admin API.
+func (s *sharedHub) Destruct() error {
+	if caddy.Exiting() {
+		s.awaitClose()
+		return nil
+	}
+	s.log.use(caddy.Log()) // the logs of the last configuration with the hub are about to be closed
+	s.beginClose()
 	return nil
 }
 
 func (s *sharedHub) close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), s.DrainTime()+closeMargin)
+	ctx, cancel := context.WithDeadline(context.Background(), s.until)
 	defer cancel()
 	// At exit other instances may take the clients over; a hub that a reload has removed has no others to go to.
 	err := errors.Join(s.Close(ctx, caddy.Exiting()), s.local.Close())

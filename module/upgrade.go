@@ -47,7 +47,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	endpoint := h.endpoint.Load()
+	endpoint := h.await(r.Context())
 	if endpoint == nil || !endpoint.Accepting() {
 		return refuseFor(w, http.StatusServiceUnavailable, 1+rand.N(5*time.Second), errors.New("not accepting connections"))
 	}

@@ -3,6 +3,7 @@ package caddytest
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -187,15 +188,34 @@ func (c *Caddy) Reload(text string) (status int, answer string) {
 	return resp.StatusCode, b.String()
 }
 
+// Command runs the program with args, like "stop", for this process's admin endpoint, and returns the exit code and all output.
+func (c *Caddy) Command(args ...string) (code int, output string) {
+	c.t.Helper()
+	cmd := exec.Command(c.prog, args...)
+	cmd.Dir, cmd.Env = c.dir, c.env
+	b, err := cmd.CombinedOutput()
+	if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
+		c.t.Fatalf("running caddy %s: %v", strings.Join(args, " "), err)
+	}
+	return cmd.ProcessState.ExitCode(), string(b)
+}
+
 // Stop asks the process to end, as a service manager does, and waits until it has.
 func (c *Caddy) Stop() {
 	c.t.Helper()
 	c.Signal(syscall.SIGTERM)
+	c.Ended()
+}
+
+// Ended waits until the process has ended by itself, and returns its exit code, which is -1 after a signal.
+func (c *Caddy) Ended() (code int) {
+	c.t.Helper()
 	select {
 	case <-c.done:
 	case <-time.After(Patience):
 		c.t.Fatal("caddy does not end")
 	}
+	return c.cmd.ProcessState.ExitCode()
 }
 
 // Kill ends the process without letting it say goodbye.

@@ -11,7 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// base begins every key of the hub that is tested.
+// base begins every key of the hub that is tested, unless the trial says otherwise.
 const base = "rooms:{default}"
 
 // truth is who should be where: the open connections, as the test itself knows them.
@@ -188,7 +188,7 @@ func (c *cluster) read(ctx context.Context) (*stored, error) {
 		members: map[string]map[string]string{}, counts: map[string]map[string]string{}, users: map[string]map[string]string{},
 		roomsOf: map[string]map[string]bool{}, usersOf: map[string]map[string]bool{},
 	}
-	keys, err := c.store.Keys(ctx, base+":*").Result()
+	keys, err := c.store.Keys(ctx, c.base+":*").Result()
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (c *cluster) read(ctx context.Context) (*stored, error) {
 		take = append(take, func() { *into = slices.Sorted(slices.Values(cmd.Val())) })
 	}
 	for _, key := range keys {
-		kind, name, _ := strings.Cut(strings.TrimPrefix(key, base+":"), ":")
+		kind, name, _ := strings.Cut(strings.TrimPrefix(key, c.base+":"), ":")
 		switch kind {
 		case "L":
 			sorted(pipe.ZRange(ctx, key, 0, -1), &s.leases)

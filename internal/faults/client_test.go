@@ -22,6 +22,7 @@ type client struct {
 	user, room string
 	node       *caddytest.Caddy
 	conn       string // from the welcome
+	since      time.Time
 	ws         *websocket.Conn
 	ended      chan struct{} // closed when nothing more is read
 
@@ -37,6 +38,7 @@ type client struct {
 	complaints []string
 	refused    []refusal
 	bye        *frame
+	byeAt      time.Time
 	reason     error // why nothing more is read
 }
 
@@ -131,7 +133,7 @@ func (c *client) begin(ctx context.Context) error {
 		}
 		return fmt.Errorf("%s was welcomed with %s", c.user, b)
 	}
-	c.conn = welcome.Conn
+	c.conn, c.since = welcome.Conn, time.Now()
 	go c.read()
 	if _, err := c.ask(ctx, "join", `"room":"`+c.room+`"`); err != nil {
 		return fmt.Errorf("joining %s as %s: %w", c.room, c.user, err)
@@ -249,7 +251,7 @@ func (c *client) take(f frame) {
 		code, _ := f.Code.(string)
 		c.refused = append(c.refused, refusal{code, f.Suppressed})
 	case "bye":
-		c.bye = &f
+		c.bye, c.byeAt = &f, time.Now()
 	}
 	if answer := c.answers[f.ID]; answer != nil {
 		delete(c.answers, f.ID)

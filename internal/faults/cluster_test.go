@@ -1,13 +1,12 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -25,6 +24,7 @@ type cluster struct {
 	scale
 	redis *redistest.Server
 	store *redis.Client
+	base  string // what every key of the hub begins with
 	nodes []*caddytest.Caddy
 	idle  []int // goroutines of each instance without clients
 
@@ -37,6 +37,7 @@ type options struct {
 	nodes   int               // default 2
 	program string            // default: the one that is tested
 	lines   string            // further lines of the rooms block
+	global  string            // global options of Caddy
 	redis   *redistest.Server // default: a new one
 	url     func(node int) string
 }
@@ -44,7 +45,7 @@ type options struct {
 // start runs a cluster without clients.
 func start(t testing.TB, s scale, o options) *cluster {
 	t.Helper()
-	c := &cluster{TB: t, scale: s, redis: o.redis}
+	c := &cluster{TB: t, scale: s, redis: o.redis, base: base}
 	if o.nodes == 0 {
 		o.nodes = 2
 	}
@@ -60,7 +61,7 @@ func start(t testing.TB, s scale, o options) *cluster {
 	c.store = c.redis.Client()
 	c.nodes = make([]*caddytest.Caddy, o.nodes)
 	for i := range c.nodes {
-		c.nodes[i] = caddytest.StartProgram(t, o.program, c.config(o.lines), "REDIS="+o.url(i))
+		c.nodes[i] = caddytest.StartProgram(t, o.program, c.config(edition{lines: o.lines, global: o.global}), "REDIS="+o.url(i))
 		c.nodes[i].WaitLog("presence is shared")
 	}
 	// What the first connection makes grow is not the others'.
@@ -75,21 +76,36 @@ func start(t testing.TB, s scale, o options) *cluster {
 	return c
 }
 
+// edition is what one configuration of an instance says differently from another.
+type edition struct {
+	global string // global options of Caddy
+	redis  string // the redis block without its word; default: the Redis of the trial
+	lines  string // further lines of the rooms block
+	beside string // further lines of the site
+	sites  string // further sites
+	absent bool   // no rooms block
+}
+
 // config names users by the query. At full scale all times are the defaults.
-func (c *cluster) config(lines string) string {
+func (c *cluster) config(e edition) string {
 	presence := ""
 	if c.ttl != defaultTTL {
 		presence = fmt.Sprintf("presence {\ngrace %s\nttl %s\n}", c.grace, c.ttl)
 	}
-	return fmt.Sprintf(`:{$PORT} {
-	rooms /ws {
-		user {http.request.uri.query.user}
-		redis {$REDIS}
-		no_default_limits
-		%s
-		%s
+	rooms := fmt.Sprintf("rooms /ws {\nuser {http.request.uri.query.user}\nno_default_limits\nredis %s\n%s\n%s\n}",
+		cmp.Or(e.redis, "{$REDIS}"), presence, e.lines)
+	if e.absent {
+		rooms = ""
 	}
-}`, presence, lines)
+	return fmt.Sprintf("{\n%s\n}\n:{$PORT} {\n%s\n%s\n}\n%s\n", e.global, rooms, e.beside, e.sites)
+}
+
+// reload makes an edition the configuration of an instance.
+func (c *cluster) reload(node int, e edition) {
+	c.Helper()
+	if status, answer := c.nodes[node].Reload(c.config(e)); status != http.StatusOK {
+		c.Fatalf("reload: %d %s", status, answer)
+	}
 }
 
 // context bounds a request.
@@ -256,26 +272,6 @@ func (c *cluster) finish() {
 		}
 		return nil
 	})
-}
-
-func (c *cluster) goroutines(node int) int {
-	c.Helper()
-	resp, err := http.Get("http://" + c.nodes[node].Admin + "/debug/pprof/goroutine?debug=1")
-	if err != nil {
-		c.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		c.Fatal(err)
-	}
-	// goroutine profile: total 42
-	first, _, _ := strings.Cut(string(b), "\n")
-	n, err := strconv.Atoi(first[strings.LastIndex(first, " ")+1:])
-	if err != nil {
-		c.Fatal(err)
-	}
-	return n
 }
 
 // told returns an error until each of the clients was told that those of gone in its room have left.

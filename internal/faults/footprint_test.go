@@ -1,0 +1,93 @@
+package faults
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// footprint is what an instance takes.
+type footprint struct {
+	goroutines, heap int // the heap in bytes, after a garbage collection
+}
+
+func (c *cluster) footprint(node int) footprint {
+	c.Helper()
+	return footprint{c.goroutines(node), c.heap(node)}
+}
+
+func (c *cluster) goroutines(node int) int {
+	c.Helper()
+	// goroutine profile: total 42
+	first, _, _ := strings.Cut(c.get(node, "/debug/pprof/goroutine?debug=1"), "\n")
+	return c.number(first[strings.LastIndex(first, " ")+1:])
+}
+
+func (c *cluster) heap(node int) int {
+	c.Helper()
+	for line := range strings.Lines(c.get(node, "/debug/pprof/heap?gc=1&debug=1")) {
+		if value, ok := strings.CutPrefix(line, "# HeapAlloc = "); ok {
+			return c.number(strings.TrimSpace(value))
+		}
+	}
+	c.Fatal("the heap profile does not tell the size of the heap")
+	return 0
+}
+
+func (c *cluster) number(s string) int {
+	c.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return n
+}
+
+// get reads from the admin endpoint of an instance.
+func (c *cluster) get(node int, path string) string {
+	c.Helper()
+	resp, err := http.Get("http://" + c.nodes[node].Admin + path)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return string(b)
+}
+
+// links returns how many connections to Redis the instances have.
+func (c *cluster) links() int {
+	c.Helper()
+	list, err := c.store.ClientList(c.Context()).Result()
+	if err != nil {
+		c.Fatal(err)
+	}
+	return strings.Count(list, " name=caddy-rooms:")
+}
+
+// flat waits until no instance takes more than before, but for what Caddy and the garbage collector may have under way, nor do all
+// together have more connections to Redis.
+func (c *cluster) flat(before []footprint, links int) {
+	c.Helper()
+	c.settled(func() error {
+		for i, b := range before {
+			// A few goroutines of the last requests come and go.
+			now := c.footprint(i)
+			if now.goroutines > b.goroutines+10 {
+				return fmt.Errorf("instance %d has %d goroutines, and had %d", i, now.goroutines, b.goroutines)
+			}
+			if now.heap > b.heap+8<<20 {
+				return fmt.Errorf("instance %d has %d bytes of heap, and had %d", i, now.heap, b.heap)
+			}
+		}
+		if n := c.links(); n > links+2 {
+			return fmt.Errorf("the instances have %d connections to Redis, and had %d", n, links)
+		}
+		return nil
+	})
+}

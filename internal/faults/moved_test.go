@@ -1,0 +1,182 @@
+package faults
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddyrooms/caddy-rooms/internal/redistest"
+)
+
+// TestReloadMovesHub gives the hub another Redis, or another place in it: a reload waits for nobody, all are asked to come again and meet in
+// the new place, and nothing is left of the old one.
+func TestReloadMovesHub(t *testing.T) {
+	next := redistest.Start(t)
+	for _, test := range []struct {
+		name  string
+		redis string
+		base  string
+	}{
+		{"another Redis", next.URL(), base},
+		{"another prefix", "{$REDIS} {\nkey_prefix next\n}", "next:{default}"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s, drain := moving()
+			c := start(t, s, options{lines: drain})
+			w := c.gather(0)
+			before, links := []footprint{c.footprint(0), c.footprint(1)}, c.links()
+			old := place{c.store, c.base}
+			for i := range c.nodes {
+				c.reload(i, edition{redis: test.redis, lines: drain})
+			}
+			// Those who stay a while are not waited for.
+			if open := w.unmoved(); open < len(w.guests)/10 {
+				t.Errorf("%d connections of %d were open when the reloads were over", open, len(w.guests))
+			}
+			c.base = test.base
+			if test.base == base {
+				c.redis, c.store = next, next.Client()
+			}
+			w.moved()
+			c.settled(c.check)
+			c.settled(func() error { return old.empty(c) })
+			if old.store != c.store {
+				c.settled(func() error {
+					if list := old.store.ClientList(t.Context()).Val(); strings.Contains(list, "name=caddy-rooms:") {
+						return fmt.Errorf("the old Redis has the connections %s", list)
+					}
+					return nil
+				})
+			}
+			c.flat(before, links)
+			c.talk()
+			w.disperse()
+			c.contented()
+			c.finish()
+		})
+	}
+}
+
+// TestReloadRemovesHub takes the directive away: all are sent away, and nothing is left.
+func TestReloadRemovesHub(t *testing.T) {
+	t.Parallel()
+	s, drain := moving()
+	c := start(t, s, options{lines: drain})
+	w := c.gather(0)
+	w.disperse()
+	for i := range c.nodes {
+		c.reload(i, edition{absent: true, beside: "respond hello"})
+	}
+	if open := w.unmoved(); open < len(w.guests)/10 {
+		t.Errorf("%d connections of %d were open when the reloads were over", open, len(w.guests))
+	}
+	for _, g := range w.guests {
+		cl := g.last()
+		c.part(cl, func(cl *client) { <-cl.ended })
+		if _, err := cl.farewell(); err != nil {
+			t.Errorf("%s: %v", g.user, err)
+		}
+	}
+	c.settled(func() error { return place{c.store, c.base}.empty(c) })
+	c.settled(func() error {
+		if n := c.links(); n > 0 {
+			return fmt.Errorf("the instances have %d connections to Redis", n)
+		}
+		for i := range c.nodes {
+			if n := c.goroutines(i); n > c.idle[i] {
+				return fmt.Errorf("instance %d has %d goroutines, and had %d with an idle hub", i, n, c.idle[i])
+			}
+		}
+		return nil
+	})
+	c.contented()
+}
+
+// TestReloadBackAndForth gives the hub another Redis and, with half of the clients under way, the first one again: all meet there.
+func TestReloadBackAndForth(t *testing.T) {
+	t.Parallel()
+	next := redistest.Start(t)
+	s, drain := moving()
+	c := start(t, s, options{lines: drain})
+	w := c.gather(0)
+	before, links := []footprint{c.footprint(0), c.footprint(1)}, c.links()
+	for i := range c.nodes {
+		c.reload(i, edition{redis: next.URL(), lines: drain})
+	}
+	c.settled(func() error {
+		if n := w.unmoved(); n > len(w.guests)/2 {
+			return fmt.Errorf("%d are where they were", n)
+		}
+		return nil
+	})
+	for i := range c.nodes {
+		c.reload(i, edition{lines: drain})
+	}
+	if n := w.unmoved(); n == 0 {
+		t.Error("all were under way before the hub came back")
+	}
+	w.moved()
+	c.settled(c.check)
+	c.settled(func() error { return place{next.Client(), base}.empty(c) })
+	c.flat(before, links)
+	c.talk()
+	w.disperse()
+	c.contented()
+	c.finish()
+}
+
+// moving returns the scale of a trial that moves a hub, and the drain that leaves time to see it.
+func moving() (scale, string) {
+	s := size(1000, 100)
+	if full {
+		return s, "drain 10s"
+	}
+	return s, "drain 3s"
+}
+
+// unmoved returns how many guests are on the connection with which they came.
+func (w *crowd) unmoved() (n int) {
+	for _, g := range w.guests {
+		select {
+		case <-g.all()[0].ended:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// moved waits until all guests are on other connections than those with which they came.
+func (w *crowd) moved() {
+	w.c.Helper()
+	w.c.settled(func() error {
+		if n := w.unmoved(); n > 0 {
+			return fmt.Errorf("%d are where they were", n)
+		}
+		return nil
+	})
+	w.back()
+}
+
+// place is where a hub is in a Redis.
+type place struct {
+	store *redis.Client
+	base  string
+}
+
+// empty returns what is left in a place, but for sequences and limits, which end by themselves.
+func (p place) empty(c *cluster) error {
+	keys, err := p.store.Keys(c.Context(), p.base+":*").Result()
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if kind, _, _ := strings.Cut(strings.TrimPrefix(key, p.base+":"), ":"); kind != "x" && kind != "rl" {
+			return fmt.Errorf("the old place has %d keys, one is %s", len(keys), key)
+		}
+	}
+	return nil
+}
