@@ -151,6 +151,7 @@ func TestSetDefaults(t *testing.T) {
 		MaxRooms:       64,
 		MaxConnections: 100_000,
 		Drain:          caddy.Duration(4 * time.Second),
+		Metrics:        "on",
 	}
 	checkConfig(t, h, want)
 	h.setDefaults()
@@ -166,7 +167,7 @@ func TestSetDefaultsKeepsWhatIsSet(t *testing.T) {
 		"presence":{"grace":-1,"ttl":5000000000,"coalesce":-1},
 		"limits":[{"name":"a","on":"join","key":"k","events":1,"window":1000000000,"algorithm":"gcra","scope":"cluster","on_outage":"deny"}],
 		"max_frame":1024,"send_queue":2048,"write_timeout":1000000000,"ping_interval":1000000000,"max_rooms":1,
-		"max_connections":-1,"max_connection_age":3600000000000,"drain":-1}`
+		"max_connections":-1,"max_connection_age":3600000000000,"drain":-1,"metrics":"off"}`
 	h := load(t, config)
 	h.setDefaults()
 	checkConfig(t, h, load(t, config))
