@@ -364,7 +364,7 @@ https://localhost:{$PORT} {
 	bob.Join("lobby")
 	ann.Next("presence")
 	big := strings.Repeat("x", 40_000) // more than a TLS record
-	for range 5 { // as many at once as a send queue holds
+	for range 5 {                      // as many at once as a send queue holds
 		for i := range 10 {
 			bob.Send(`{"type":"publish","room":"lobby","data":"%d%s"}`, i, big)
 		}
