@@ -74,20 +74,21 @@ func TestTailOfTwoInstances(t *testing.T) {
 	}
 }
 
-// TestTailStays waits for longer than the admin endpoint allows a request to take to be read.
+// TestTailStays waits for longer than the admin endpoint allows a request to take to be read, and a line to be written.
 func TestTailStays(t *testing.T) {
 	t.Parallel()
 	c := caddytest.StartText(t, adminConfig)
-	l := tail(t, c, "lobby")
+	lobby, silent := tail(t, c, "lobby"), tail(t, c, "den")
 	<-time.After(11 * time.Second)
 	post(t, c, "/rooms/default/publish", `{"room":"lobby","data":1}`)
-	if m := l.next(); m["data"] != 1.0 {
+	if m := lobby.next(); m["data"] != 1.0 {
 		t.Errorf("got %v", m)
 	}
-	// It ends also when it was silent for long.
 	c.Stop()
-	if line, err := l.lines.ReadBytes('\n'); !errors.Is(err, io.EOF) || len(line) > 0 {
-		t.Errorf("at the end it says %q, %v", line, err)
+	for _, l := range []*listener{lobby, silent} {
+		if line, err := l.lines.ReadBytes('\n'); !errors.Is(err, io.EOF) || len(line) > 0 {
+			t.Errorf("at the end it says %q, %v", line, err)
+		}
 	}
 }
 

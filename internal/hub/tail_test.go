@@ -6,9 +6,14 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/bus"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
+	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
 // listen begins a tail that ends with the test at the latest.
@@ -113,24 +118,33 @@ func TestTailLeavesNoRoom(t *testing.T) {
 }
 
 func TestTailEndsWithItsHub(t *testing.T) {
-	h := open(t, nil)
-	tail := h.listen("lobby")
-	defer tail.Close()
-	ended := make(chan error)
-	go func() {
-		_, err := tail.Next(t.Context())
-		ended <- err
-	}()
-	if err := h.Close(t.Context(), false); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-ended; !errors.Is(err, ErrClosing) {
-		t.Errorf("it ended with %v", err)
-	}
-	if _, err := h.Tail("lobby"); !errors.Is(err, ErrClosing) {
-		t.Errorf("a tail of a closed hub: %v", err)
-	}
-	if _, _, err := h.RoomMembers("lobby", "", 10); !errors.Is(err, ErrClosing) {
-		t.Errorf("members of a closed hub: %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		h := New(Options{Timeout: time.Second, Logger: zap.NewNop(), Open: func(o presence.Observer, _ bus.Receiver) Backend {
+			return Backend{Store: presence.NewMemory(presence.Options{}, o), Bus: bus.Local{}}
+		}})
+		h.Bind([]Binding{{Policy: defaultPolicy()}})
+		tail, err := h.Tail("lobby")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tail.Close()
+		ended := make(chan error, 1)
+		go func() {
+			_, err := tail.Next(t.Context())
+			ended <- err
+		}()
+		synctest.Wait() // until it waits
+		if err := h.Close(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-ended; !errors.Is(err, ErrClosing) {
+			t.Errorf("it ended with %v", err)
+		}
+		if _, err := h.Tail("lobby"); !errors.Is(err, ErrClosing) {
+			t.Errorf("a tail of a closed hub: %v", err)
+		}
+		if _, _, err := h.RoomMembers("lobby", "", 10); !errors.Is(err, ErrClosing) {
+			t.Errorf("members of a closed hub: %v", err)
+		}
+	})
 }
