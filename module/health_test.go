@@ -159,6 +159,8 @@ func TestReadyWithoutSubscriptions(t *testing.T) {
 		!hasProblem(h, "channels that begin with rooms:{default}") {
 		t.Errorf("without subscriptions: %v", h)
 	}
+	same(t, "a room of which nothing is heard", look(t, c, "/rooms/default/rooms/lobby"),
+		`{"room":"lobby","count":0,"connections":0,"members":[],"next":null,"degraded":true}`)
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "limited", "+subscribe").Err(); err != nil {
 		t.Fatal(err)
 	}
