@@ -23,10 +23,6 @@ func tailRoom(w http.ResponseWriter, r *http.Request, h *sharedHub, room string)
 	}
 	defer tail.Close()
 	conn := http.NewResponseController(w)
-	// The server's timeout for reading a request would end this one.
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
 	hurry := func() error { return conn.SetWriteDeadline(time.Now().Add(tailPatience)) }
 	// What comes behind the last line is written by the server, who knows nothing of deadlines set here.
 	defer func() { _ = hurry() }()
