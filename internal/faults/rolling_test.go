@@ -8,7 +8,10 @@ import (
 
 // TestRollingRestart restarts three instances one after the other under load. Everybody comes back elsewhere, as they were told: nobody was
 // away, and nobody misses more than what was said between a bye and the ack of the next join.
-func TestRollingRestart(t *testing.T) { rollingRestart(t, returning(1500, 150), "") }
+func TestRollingRestart(t *testing.T) {
+	alone(t)
+	rollingRestart(t, returning(1500, 150), "")
+}
 
 func rollingRestart(t testing.TB, s scale, program string) {
 	c := start(t, s, options{nodes: 3, program: program, lines: "drain " + s.drain().String()})

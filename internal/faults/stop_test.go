@@ -53,6 +53,7 @@ func TestStop(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			alone(t)
 			s := returning(2000, 200)
 			// The listeners stay open for a while, so that one can see what they answer.
 			c := start(t, s, options{global: fmt.Sprintf("shutdown_delay %s", s.drain()/2), lines: fmt.Sprintf("drain %s", s.drain())})
