@@ -15,8 +15,8 @@ func returning(clients, rooms int) scale {
 	return s
 }
 
-// TestCloseOnReload asks everybody to come again, as the configuration says, in the middle of traffic: nobody was away.
-func TestCloseOnReload(t *testing.T) {
+// TestReloadClosing asks everybody to come again, as the configuration says, in the middle of traffic: nobody was away.
+func TestReloadClosing(t *testing.T) {
 	t.Parallel()
 	lines := "close_on_reload\ndrain 4s"
 	if !full {

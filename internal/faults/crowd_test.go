@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -79,6 +80,7 @@ func (g *guest) all() []*client {
 
 // talk says numbers. One whose answer the end of the connection took away may have arrived.
 func (w *crowd) talk(g *guest, pace time.Duration) {
+	<-time.After(rand.N(pace)) // not all at the same moment
 	every := time.NewTicker(pace)
 	defer every.Stop()
 	for n := 0; ; {

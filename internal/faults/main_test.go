@@ -46,3 +46,10 @@ func within(t testing.TB, what string, took, promised time.Duration) {
 		t.Errorf("%s took %s, promised are %s", what, took, promised)
 	}
 }
+
+// alone lets a trial run with others, but not at full scale, where it needs the machine for itself.
+func alone(t *testing.T) {
+	if !full {
+		t.Parallel()
+	}
+}

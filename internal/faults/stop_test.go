@@ -53,6 +53,7 @@ func TestStop(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			alone(t)
 			s := returning(2000, 200)
 			// The listeners stay open for a while, so that one can see what they answer.
 			c := start(t, s, options{global: fmt.Sprintf("shutdown_delay %s", s.drain()/2), lines: fmt.Sprintf("drain %s", s.drain())})
@@ -206,6 +207,33 @@ func TestStopWithoutRedis(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStopLongDrain stops an instance over a longer time than a place is kept: nobody is told to come when it is too late.
+func TestStopLongDrain(t *testing.T) {
+	t.Parallel()
+	s := returning(2000, 200)
+	drain := 40 * time.Second
+	if !full {
+		s.grace, drain = 4*time.Second, 6*time.Second
+	}
+	c := start(t, s, options{lines: fmt.Sprintf("drain %s", drain)})
+	w := c.gather(0)
+	sent := c.on(0)
+	c.nodes[0].Signal(syscall.SIGTERM)
+	if code := c.nodes[0].Ended(); code != 0 {
+		t.Errorf("the process ended with %d", code)
+	}
+	w.back()
+	for _, cl := range sent {
+		if in := time.Duration(cl.bye.ReconnectIn) * time.Millisecond; in > s.grace/2 {
+			t.Errorf("%s was told to come in %s, with a grace of %s", cl.user, in, s.grace)
+		}
+	}
+	c.settled(c.check)
+	w.disperse()
+	w.undisturbed()
+	c.finish()
 }
 
 // TestStopWhileMoving stops an instance whose clients are being sent from an old hub to a new one: they are told, all the same.

@@ -66,6 +66,27 @@ func TestTwins(t *testing.T) {
 			[]caddytest.Edit{{File: "presence/redis_writer.go", Old: `redis.HasErrorPrefix(err, "NOSCRIPT")`, New: `redis.HasErrorPrefix(err, "NOSCRIPTS")`}},
 			scriptsFlushed, "degraded true",
 		},
+		{
+			"policies hold before the configuration does",
+			[]caddytest.Edit{{
+				File: "module/handler.go", Old: "	h.policy, err = h.buildPolicy()\n",
+				New: "	if h.policy, err = h.buildPolicy(); err == nil {\n		shared.Bind([]hub.Binding{h.binding()})\n	}\n",
+			}},
+			hasty(reloadRejected), "refused: forbidden",
+		},
+		{
+			"limits are part of what a hub is",
+			[]caddytest.Edit{{
+				File: "module/handler.go", Old: "redis: redis.identity()}\n",
+				New: "redis: redis.identity()}\n	key.redis.secrets += fmt.Sprint(h.Limits)\n",
+			}},
+			hasty(reloadUnderTraffic), "guests were on",
+		},
+		{
+			"members of a stopping instance leave one by one",
+			[]caddytest.Edit{{File: "internal/hub/session.go", Old: "if !s.hub.draining.Load() {\n		s.hub.backend", New: "if hold = 0; true {\n		s.hub.backend"}},
+			hasty(rollingRestart), "events [leave",
+		},
 	} {
 		t.Run(twin.name, func(t *testing.T) {
 			t.Parallel()
@@ -75,6 +96,14 @@ func TestTwins(t *testing.T) {
 				t.Errorf("without its mechanism the trial says %.1000q, want %q", faults, twin.fault)
 			}
 		})
+	}
+}
+
+// hasty is a trial that gives up soon, and whose clients have the time to come back.
+func hasty(trial func(t testing.TB, s scale, program string)) func(t testing.TB, s scale, program string) {
+	return func(t testing.TB, s scale, program string) {
+		s.grace, s.patience = 6*time.Second, 10*time.Second
+		trial(t, s, program)
 	}
 }
 

@@ -223,7 +223,11 @@ func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func
 		case <-timer.C:
 		case <-ctx.Done():
 		}
-		s.closeIn(wire.CloseRestart, "restart", rand.N(max(window, time.Second)), false)
+		in := max(window, time.Second)
+		if grace := s.endpoint.Policy().Grace; grace > 0 {
+			in = max(min(in, grace/2), time.Millisecond) // whoever does as told is back in time
+		}
+		s.closeIn(wire.CloseRestart, "restart", rand.N(in), false)
 	}
 }
 
