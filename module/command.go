@@ -169,7 +169,7 @@ Prints each message of a room as it passes through the instance, until it is
 interrupted: time, event, user (- if it is from none) and data. A line that begins
 with --- tells that messages may be missing. Nobody in the room notices.
 
-When the server ends the stream, because it stops or has a new configuration, the
+When the server ends the stream, because it stops or a reload has removed the hub, the
 exit code is 1.
 `,
 		Example: `  $ caddy rooms tail lobby

@@ -130,7 +130,7 @@ func (c *console) follow(ctx context.Context, room string) error {
 			err = c.printFrame(line)
 		}
 		if errors.Is(err, io.EOF) {
-			return errors.New("the server has ended the stream: it stops, or its configuration has changed")
+			return errors.New("the server has ended the stream: it stops, or a reload has removed the hub")
 		}
 		if err != nil {
 			return err

@@ -322,7 +322,7 @@ func TestCommandErrors(t *testing.T) {
 		"unknown command":      {hub, []string{"ban"}, `unknown command "ban": there are kick, members, publish, rooms, status, tail`},
 		"end of a tail": {
 			map[string]string{"GET /rooms/": oneHub, "GET /rooms/default/tail/a": ""}, []string{"tail", "a"},
-			"the server has ended the stream: it stops, or its configuration has changed",
+			"the server has ended the stream: it stops, or a reload has removed the hub",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
