@@ -1,6 +1,7 @@
 package module
 
 import (
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -53,5 +54,98 @@ func TestSubscriptionsRefused(t *testing.T) {
 	}
 	bob.Send(`{"type":"publish","room":"lobby","event":"hello"}`)
 	for ann.Next("presence", "message")["type"] != "message" {
+	}
+}
+
+// documentedACL returns the command of docs/production.md that makes the user for us.
+func documentedACL(t *testing.T) []any {
+	t.Helper()
+	doc, err := os.ReadFile("../docs/production.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(doc), "\nACL SETUSER ")
+	command, _, closed := strings.Cut(rest, "\n```")
+	if !ok || !closed {
+		t.Fatal("docs/production.md has no ACL SETUSER")
+	}
+	args := []any{"ACL", "SETUSER"}
+	for word := range strings.FieldsSeq(strings.ReplaceAll(command, "\\\n", " ")) {
+		args = append(args, word)
+	}
+	return args
+}
+
+// TestDocumentedACL has a user with the documented rights do all that instances do, an instance die, and Redis forget, and expects that no
+// right was missing.
+func TestDocumentedACL(t *testing.T) {
+	redis := redistest.Start(t)
+	admin := redis.Client()
+	if err := admin.Do(t.Context(), documentedACL(t)...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	config := strings.Replace(clusterConfig, "limit publish", `limit log {
+			on join
+			events 100
+			window 1m
+			algorithm sliding_log
+		}
+		limit even {
+			on status
+			events 100
+			window 1m
+			algorithm gcra
+		}
+		limit publish`, 1)
+	url := "REDIS=redis://rooms:secret@" + redis.Addr + "/1"
+	a, b := caddytest.StartText(t, config, url), caddytest.StartText(t, config, url)
+	a.WaitLog("presence is shared")
+	b.WaitLog("presence is shared")
+	ann, bob := dial(t, a, "ann"), dial(t, b, "bob")
+	ann.Join("lobby")
+	ann.Join("den")
+	bob.Join("lobby")
+	for _, request := range []string{
+		`{"type":"publish","id":1,"room":"lobby","event":"hello"}`,
+		`{"type":"status","id":1,"room":"lobby","status":"away"}`,
+		`{"type":"status","id":1,"status":"busy"}`,
+		`{"type":"heartbeat","id":1}`,
+		`{"type":"leave","id":1,"room":"den"}`,
+	} {
+		ann.Send("%s", request)
+		for {
+			if o := ann.Next("presence", "ack"); o["type"] == "ack" {
+				if o["degraded"] != nil {
+					t.Errorf("%s was answered with %v", request, o)
+				}
+				break
+			}
+		}
+	}
+
+	// Scripts are loaded again, everything is written again, and the dead are removed.
+	if err := admin.ScriptFlush(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*caddytest.Caddy{a, b} {
+		c.Wait("presence to be shared again", func() bool { return strings.Count(c.Log(), "presence is shared") == 2 })
+	}
+	a.Kill()
+	for {
+		if o := bob.Next("presence", "message", "gap"); o["type"] == "presence" && slices.Contains(roomstest.Words(o["events"]), "leave ann node") {
+			break
+		}
+	}
+	b.Stop()
+
+	refused, err := admin.Do(t.Context(), "ACL", "LOG").Slice()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range refused {
+		t.Errorf("a right is missing: %v", entry)
 	}
 }
