@@ -98,9 +98,11 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 	}
 	opts.Base, opts.Timeout = redisdb.Base(redis.prefix, key.name), redis.options.Timeout
 	s.base = opts.Base
-	s.db = redisdb.Open(redis.options, logger.Named("redis"))
+	server := redis.options
+	server.Prefix = opts.Base
+	s.db = redisdb.Open(server, logger.Named("redis"))
 	s.db.OnRoundTrip(s.metrics.RoundTrip)
-	s.db.OnChange(s.announceRedis(redis.options.Redacted()))
+	s.db.OnChange(s.announceRedis(server.Redacted()))
 	s.db.OnChange(func(bool) { s.told.Store(true) })
 	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
 	opts.Open = func(o presence.Observer, r bus.Receiver) hub.Backend {

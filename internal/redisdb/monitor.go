@@ -17,10 +17,6 @@ const (
 	lastRetry    = time.Second
 )
 
-// healthKey is a key that never exists. Deleting it is a write that changes nothing: a replica answers a ping, but
-// refuses that.
-const healthKey = "rooms:health"
-
 // monitor is the goroutine that watches over a DB: it pings Redis, takes it to be up again, and tells of both. All
 // fields belong to it.
 type monitor struct {
@@ -115,7 +111,8 @@ func (m *monitor) ping(ctx context.Context) error {
 func (m *monitor) test(ctx context.Context) error {
 	ctx, cancel := m.unguarded(ctx)
 	defer cancel()
-	if err := allowed(m.db.commands.Del(ctx, healthKey).Err()); err != nil {
+	// Deleting what never exists is a write that changes nothing: a replica answers a ping, but refuses that.
+	if err := allowed(m.db.commands.Del(ctx, m.db.opts.Prefix+":health").Err()); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
 	return allowed(m.db.publisher.Ping(ctx).Err())

@@ -21,6 +21,7 @@ type Options struct {
 	TLS      *tls.Config   // nil: plain
 	Timeout  time.Duration // of a dial, a read and a write, each; 0: DefaultTimeout
 	PoolSize int           // connections for commands; 0: ten a CPU
+	Prefix   string        // what the names of all keys begin with that are used here
 }
 
 // Redacted returns the address as a URL without user and password, for logs.
