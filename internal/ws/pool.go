@@ -33,16 +33,27 @@ type Pool struct {
 
 // NewPool starts a pool whose connections are pinged every pingInterval.
 func NewPool(logger *zap.Logger, m *metrics.Hub, pingInterval time.Duration) *Pool {
+	p := newPool(logger, m, pingInterval)
+	p.start()
+	return p
+}
+
+func newPool(logger *zap.Logger, m *metrics.Hub, pingInterval time.Duration) *Pool {
 	p := &Pool{logger: logger, metrics: m, stop: make(chan struct{})}
 	p.pings.ending, p.pings.wait, p.pings.wake = make(map[*Conn]time.Time), answerWait, make(chan struct{}, 1)
 	p.SetPingInterval(pingInterval)
 	for range runtime.GOMAXPROCS(0) {
 		w := &worker{wake: make(chan struct{}, 1), buf: make([]byte, 0, mergeLimit)}
 		p.workers = append(p.workers, w)
+	}
+	return p
+}
+
+func (p *Pool) start() {
+	for _, w := range p.workers {
 		p.done.Go(func() { w.run(p) })
 	}
 	p.done.Go(func() { p.pings.run(p) })
-	return p
 }
 
 // Abort closes the sockets of all connections at once.

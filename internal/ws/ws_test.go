@@ -48,11 +48,12 @@ type server struct {
 
 func newServer(t *testing.T, secure bool, configure func(*Pool, *Limits)) *server {
 	t.Helper()
-	s := &server{pool: NewPool(zaptest.NewLogger(t), metrics.New("test"), 25*time.Second), peers: make(chan *peer, 100)}
+	s := &server{pool: newPool(zaptest.NewLogger(t), metrics.New("test"), 25*time.Second), peers: make(chan *peer, 100)}
 	limits := &Limits{MaxFrame: 1 << 10, SendQueue: 1 << 20, WriteTimeout: 10 * time.Second}
 	if configure != nil {
 		configure(s.pool, limits)
 	}
+	s.pool.start()
 	s.limit.Store(limits)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := &peer{messages: make(chan string, 100), silent: make(chan struct{}), slow: make(chan struct{}), ended: make(chan int, 1)}
