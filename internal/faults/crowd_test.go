@@ -18,8 +18,10 @@ import (
 type crowd struct {
 	c       *cluster
 	guests  []*guest
-	quiet   chan struct{} // closed when nobody talks any more
-	home    chan struct{} // closed when nobody comes back any more
+	quiet   chan struct{} // closed by hush, once
+	home    chan struct{} // closed by disperse, once
+	hushed  sync.Once
+	gone    sync.Once
 	talking sync.WaitGroup
 	staying sync.WaitGroup
 }
@@ -55,6 +57,10 @@ func (c *cluster) gather(pace time.Duration) *crowd {
 	for _, cl := range c.all() {
 		cl.told()
 	}
+	c.Cleanup(func() {
+		w.hush()
+		w.disperse()
+	})
 	for i, g := range w.guests {
 		w.staying.Go(func() { w.stay(g) })
 		if pace > 0 && i/c.rooms < len(c.nodes) {
@@ -166,14 +172,14 @@ func (c *client) farewell() (in time.Duration, err error) {
 	}
 	want := websocket.CloseError{Code: 4200, Reason: fmt.Sprintf("4200;%d", c.bye.ReconnectIn)}
 	if got, ok := errors.AsType[websocket.CloseError](c.reason); !ok || got != want {
-		return 0, fmt.Errorf("told %+v, then closed with %w, want %v", *c.bye, c.reason, want)
+		return 0, fmt.Errorf("told %+v, then closed with %w, want code %d, %q", *c.bye, c.reason, want.Code, want.Reason)
 	}
 	return time.Duration(c.bye.ReconnectIn) * time.Millisecond, nil
 }
 
 // hush ends the talking. What was said has been answered by then, or never will be.
 func (w *crowd) hush() {
-	close(w.quiet)
+	w.hushed.Do(func() { close(w.quiet) })
 	w.talking.Wait()
 }
 
@@ -194,7 +200,7 @@ func (w *crowd) back() {
 
 // disperse ends the coming back.
 func (w *crowd) disperse() {
-	close(w.home)
+	w.gone.Do(func() { close(w.home) })
 	w.staying.Wait()
 }
 

@@ -10,12 +10,13 @@ import (
 
 // footprint is what an instance takes.
 type footprint struct {
-	goroutines, heap int // the heap in bytes, after a garbage collection
+	goroutines int // besides those of clients
+	heap       int // in bytes, after a garbage collection
 }
 
 func (c *cluster) footprint(node int) footprint {
 	c.Helper()
-	return footprint{c.goroutines(node), c.heap(node)}
+	return footprint{c.goroutines(node) - len(c.on(node)), c.heap(node)}
 }
 
 func (c *cluster) goroutines(node int) int {
@@ -79,7 +80,7 @@ func (c *cluster) flat(before []footprint, links int) {
 			// A few goroutines of the last requests come and go.
 			now := c.footprint(i)
 			if now.goroutines > b.goroutines+10 {
-				return fmt.Errorf("instance %d has %d goroutines, and had %d", i, now.goroutines, b.goroutines)
+				return fmt.Errorf("instance %d has %d goroutines besides those of clients, and had %d", i, now.goroutines, b.goroutines)
 			}
 			if now.heap > b.heap+8<<20 {
 				return fmt.Errorf("instance %d has %d bytes of heap, and had %d", i, now.heap, b.heap)
