@@ -13,14 +13,18 @@ import (
 //
 // Without `redis` everything is kept in memory, for this process only, with the same semantics.
 //
-// Templates may contain any placeholder of the HTTP request. They are expanded once, at the upgrade. The key of a limit
-// may also contain these placeholders, which have no meaning anywhere else:
+// Templates may contain any placeholder of the HTTP request. They are expanded once, at the upgrade. There are these
+// placeholders besides:
 //
 // Placeholder | Description
 // ------------|------------
-// `{rooms.conn}` | The id of the connection, unique over all instances. Not in limits on `connect`.
-// `{rooms.user}` | The user id of the connection; `anon:` and the connection's id for an anonymous one. Not in limits on `connect`.
-// `{rooms.room}` | The room that is joined or published to. Only in limits on `join` and `publish`.
+// `{rooms.conn}` | The id of the connection, unique over all instances.
+// `{rooms.user}` | The user id of the connection; `anon:` and the connection's id for an anonymous one.
+// `{rooms.room}` | The room that is joined or published to. Only in the keys of limits on `join` and `publish`.
+//
+// `{rooms.conn}` and `{rooms.user}` are known once the client has been identified: not in `user`, `device` and the keys of
+// limits on `connect`, but in `auto_join`, in the keys of other limits, and in whatever else the server expands for the
+// request from then on, like `log_append` and `handle_errors`. The access log has them as `rooms_conn` and `rooms_user`.
 type Handler struct {
 	// The name of the hub that this handler serves: 1 to 64 of the characters A-Z, a-z, 0-9, `_` and `-`. Handlers on
 	// different routes, sites and instances with the same hub name reach the same rooms. Default: `default`.
@@ -43,8 +47,9 @@ type Handler struct {
 	// A single `*` admits every origin. Default: empty, only pages of the same host may connect.
 	Origins []string `json:"origins,omitempty"`
 
-	// Templates for rooms that every connection is put into right after it was welcomed. One that expands to
-	// nothing is skipped. Default: empty, clients join by themselves.
+	// Templates for rooms that every connection is put into right after it was welcomed, like `user:{rooms.user}`. One that
+	// expands to nothing is skipped; one that expands to what can't be the name of a room is told to the client as
+	// `bad_request`. Default: empty, clients join by themselves.
 	AutoJoin []string `json:"auto_join,omitempty"`
 
 	// What clients may do in which rooms. The first rule whose pattern matches a room decides; a room that no rule

@@ -1,11 +1,15 @@
 package module
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,7 +26,7 @@ import (
 // hubs are the hubs in use, by identity. They outlive configurations: a new one takes its reference before the old one gives it up.
 var hubs = caddy.NewUsagePool()
 
-// leaving are the hubs that a reload has removed and that are not closed yet, as *sharedHub.
+// leaving are the hubs that are being closed, as keys: a reload takes them out of the pool before they are.
 var leaving sync.Map
 
 func init() {
@@ -44,6 +48,7 @@ type hubKey struct {
 // sharedHub is a hub with what its policies are made of.
 type sharedHub struct {
 	*hub.Hub
+	key     hubKey
 	log     logTarget
 	logger  *zap.Logger // writes to log
 	metrics *metrics.Hub
@@ -51,8 +56,10 @@ type sharedHub struct {
 	db      *redisdb.DB // nil: in memory
 	local   *ratelimit.Memory
 	cluster ratelimit.Limiter // nil: in memory
+	base    string            // what the keys and channels begin with; empty: in memory
 
-	node string // its readable name
+	shared atomic.Pointer[sharing] // filled when the hub starts, unless it is in memory
+	told   atomic.Bool             // it is known whether Redis is in reach
 
 	closing sync.Once
 	until   time.Time     // when it is to be closed; written in closing
@@ -62,7 +69,7 @@ type sharedHub struct {
 // loadHub returns the hub with that identity, made if there is none. It dials nothing and starts nothing.
 func loadHub(key hubKey, redis *redisSettings, h *Handler, logger *zap.Logger) (*sharedHub, error) {
 	v, _, err := hubs.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return newSharedHub(key.name, redis, time.Duration(h.Presence.TTL), logger), nil
+		return newSharedHub(key, redis, time.Duration(h.Presence.TTL), logger), nil
 	})
 	if err != nil {
 		return nil, err
@@ -70,18 +77,17 @@ func loadHub(key hubKey, redis *redisSettings, h *Handler, logger *zap.Logger) (
 	return v.(*sharedHub), nil
 }
 
-func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *zap.Logger) *sharedHub {
-	s := &sharedHub{metrics: metrics.For(name), local: ratelimit.NewMemory(), closed: make(chan struct{})}
+func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *zap.Logger) *sharedHub {
+	s := &sharedHub{key: key, metrics: metrics.For(key.name), local: ratelimit.NewMemory(), closed: make(chan struct{})}
 	s.log.use(logger)
 	logger = s.log.logger(string(Handler{}.CaddyModule().ID))
-	s.logger, s.events = logger, newAnnouncer(name, logger)
+	s.logger, s.events = logger, newAnnouncer(key.name, logger)
 	opts := hub.Options{
 		Node: hub.NewNodeID(), Logger: logger, Metrics: s.metrics, Timeout: time.Second,
 		Exceeded: func(l *hub.Limit) {
 			s.events.announce(eventLimitExceeded, map[string]any{"limit": l.Name, "on": string(l.On)})
 		},
 	}
-	s.node = opts.Node
 	if redis == nil {
 		opts.Open = func(o presence.Observer, _ bus.Receiver) hub.Backend {
 			s.open()
@@ -90,10 +96,12 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 		s.Hub = hub.New(opts)
 		return s
 	}
-	opts.Base, opts.Timeout = redisdb.Base(redis.prefix, name), redis.options.Timeout
+	opts.Base, opts.Timeout = redisdb.Base(redis.prefix, key.name), redis.options.Timeout
+	s.base = opts.Base
 	s.db = redisdb.Open(redis.options, logger.Named("redis"))
 	s.db.OnRoundTrip(s.metrics.RoundTrip)
 	s.db.OnChange(s.announceRedis(redis.options.Redacted()))
+	s.db.OnChange(func(bool) { s.told.Store(true) })
 	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
 	opts.Open = func(o presence.Observer, r bus.Receiver) hub.Backend {
 		s.open()
@@ -110,6 +118,7 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 		})
 		b.Start()
 		store.Start()
+		s.shared.Store(&sharing{store, b})
 		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true, Up: s.db.Up}
 	}
 	s.Hub = hub.New(opts)
@@ -119,7 +128,7 @@ func newSharedHub(name string, redis *redisSettings, ttl time.Duration, logger *
 // open begins the life of the hub: it takes connections from now on.
 func (s *sharedHub) open() {
 	s.events.start()
-	s.events.announce(eventHubOpened, map[string]any{"node": s.node})
+	s.events.announce(eventHubOpened, map[string]any{"node": s.Node()})
 }
 
 // announceRedis returns what is to be called when Redis has become reachable, or is not any more.
@@ -134,6 +143,22 @@ func (s *sharedHub) announceRedis(address string) func(up bool) {
 		}
 		lost = !up
 	}
+}
+
+// presentHubs returns the hubs in use and those that are being closed, sorted by name; of one name first the one that clients come to.
+func presentHubs() []*sharedHub {
+	all := make(map[*sharedHub]bool)
+	hubs.Range(func(_, s any) bool {
+		all[s.(*sharedHub)] = true
+		return true
+	})
+	leaving.Range(func(s, _ any) bool {
+		all[s.(*sharedHub)] = true
+		return true
+	})
+	return slices.SortedFunc(maps.Keys(all), func(a, b *sharedHub) int {
+		return cmp.Or(cmp.Compare(a.key.name, b.key.name), cmp.Compare(a.State(), b.State()), cmp.Compare(a.Node(), b.Node()))
+	})
 }
 
 // limiter returns who decides on l.
@@ -152,6 +177,7 @@ const closeMargin = 500 * time.Millisecond
 func (s *sharedHub) beginClose() {
 	s.closing.Do(func() {
 		s.until = time.Now().Add(s.DrainTime() + closeMargin)
+		leaving.Store(s, nil)
 		go func() {
 			defer close(s.closed)
 			defer leaving.Delete(s)
@@ -185,7 +211,6 @@ func (s *sharedHub) Destruct() error {
 		return nil
 	}
 	s.log.use(caddy.Log()) // the logs of the last configuration with the hub are about to be closed
-	leaving.Store(s, nil)
 	s.beginClose()
 	return nil
 }
@@ -199,7 +224,7 @@ func (s *sharedHub) close() error {
 		err = errors.Join(err, s.cluster.Close(), s.db.Close())
 	}
 	if s.Running() {
-		s.events.announce(eventHubDrained, map[string]any{"node": s.node})
+		s.events.announce(eventHubDrained, map[string]any{"node": s.Node()})
 		s.events.close(ctx)
 	}
 	return err

@@ -34,6 +34,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !isUpgrade(r) {
 		return next.ServeHTTP(w, r)
 	}
+	return traced(w, r, h.upgrade)
+}
+
+// upgrade makes the request a connection, or refuses it.
+func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if err := checkHandshake(w, r); err != nil {
 		return err
 	}
@@ -61,6 +66,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return caddyhttp.Error(http.StatusUnauthorized, refusal)
 	}
+	announce(r, repl, &client)
 	if limit, decision := endpoint.Pace(r.Context()); limit != nil {
 		if speaks {
 			// Unlike a client over a limit of its own, this one did nothing wrong, and a browser can't read when to come back.
@@ -85,21 +91,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return refuseFor(w, http.StatusServiceUnavailable, 5*time.Second+rand.N(5*time.Second), refusal)
 	}
-	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		fields.Add(zap.String("rooms_conn", client.Conn))
-	}
-	if err := endpoint.Accept(w, r, client); err != nil {
-		// The response is written.
-		h.logger.Debug("upgrade failed", zap.Error(err))
-	}
+	h.answered(r, "", endpoint.Accept(w, r, client))
 	return nil
 }
 
 // refuseSpeaking upgrades only to say why the client is not admitted.
 func (h *Handler) refuseSpeaking(w http.ResponseWriter, r *http.Request, code int, refusal *wire.Refusal) error {
-	if err := h.endpoint.Load().Refuse(w, r, code, refusal); err != nil {
-		h.logger.Debug("upgrade failed", zap.Error(err))
-	}
+	h.answered(r, refusal.Code, h.endpoint.Load().Refuse(w, r, code, refusal))
 	return nil
 }
 
@@ -169,6 +167,18 @@ func (h *Handler) identify(repl *caddy.Replacer) (hub.Client, *wire.Error) {
 		return c, &wire.Error{Code: wire.Unauthorized, Message: "user id can't be used"}
 	}
 	return c, nil
+}
+
+// announce makes known who the client is: to the templates that are expanded from here on, also those of other handlers, to the access log
+// and to the trace. The keys of limits have been split and expanded before.
+func announce(r *http.Request, repl *caddy.Replacer, c *hub.Client) {
+	repl.Set("rooms.conn", c.Conn)
+	repl.Set("rooms.user", c.UserID())
+	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		fields.Set(zap.String("rooms_conn", c.Conn))
+		fields.Set(zap.String("rooms_user", c.UserID()))
+	}
+	traceClient(r, c)
 }
 
 // printable makes a name for a device of what a client says of itself.

@@ -117,8 +117,10 @@ func (h *Handler) validateOrigins() error {
 // validateAutoJoin checks the names of the rooms that do not depend on the request.
 func (h *Handler) validateAutoJoin() error {
 	for _, room := range h.AutoJoin {
-		if err := checkTemplate("auto_join", room); err != nil {
-			return err
+		for name := range roomsPlaceholders(room) {
+			if name != "rooms.conn" && name != "rooms.user" {
+				return fmt.Errorf("auto_join contains {%s} (allowed: {rooms.conn}, {rooms.user} and those of the request)", name)
+			}
 		}
 		if strings.Contains(room, "{") {
 			continue
@@ -185,10 +187,10 @@ func checkWord(field, word string, allowed []string) error {
 	return fmt.Errorf("%s %q is unknown (allowed: %s)", field, word, strings.Join(allowed, ", "))
 }
 
-// checkTemplate refuses the placeholders that only the key of a limit may contain.
+// checkTemplate refuses the placeholders of our own: what they stand for is not known before the template is expanded.
 func checkTemplate(field, template string) error {
 	for name := range roomsPlaceholders(template) {
-		return fmt.Errorf("%s contains {%s}, which has a meaning only in the key of a limit", field, name)
+		return fmt.Errorf("%s contains {%s} (allowed: the placeholders of the request)", field, name)
 	}
 	return nil
 }

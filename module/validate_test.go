@@ -30,12 +30,15 @@ func TestValidateConfig(t *testing.T) {
 		{"hub", `{"hub":"a b"}`, `bad hub name "a b" (allowed: 1 to 64 of A-Z a-z 0-9 _ -)`},
 		{"hub not ascii", `{"hub":"ä"}`, "bad hub name"},
 		{"user", `{"user":"{rooms.user}"}`, "user contains {rooms.user}"},
-		{"device", `{"device":"a {rooms.conn}"}`, "device contains {rooms.conn}"},
+		{"device", `{"device":"a {rooms.conn}"}`, "device contains {rooms.conn} (allowed: the placeholders of the request)"},
 		{"origins", `{"origins":["example.com","*","https://*.example.com","localhost:3000"]}`, ""},
 		{"empty origin", `{"origins":[""]}`, `bad origin pattern ""`},
 		{"origin with a path", `{"origins":["https://example.com/chat"]}`, `bad origin pattern "https://example.com/chat"`},
 		{"origin that is no pattern", `{"origins":["[a-"]}`, `bad origin pattern "[a-"`},
 		{"auto_join", `{"auto_join":["lobby","chat:{http.request.uri.path.1}"]}`, ""},
+		{"auto_join of the user", `{"auto_join":["user:{rooms.user}","{rooms.conn}"]}`, ""},
+		{"auto_join of the room", `{"auto_join":["{rooms.user}:{rooms.room}"]}`, "auto_join contains {rooms.room} (allowed: {rooms.conn}, {rooms.user} and those"},
+		{"auto_join of what is unknown", `{"auto_join":["{rooms.hub}"]}`, "auto_join contains {rooms.hub}"},
 		{"auto_join of a name", `{"auto_join":["a b"]}`, `bad room name "a b" in auto_join`},
 		{"auto_join of nothing", `{"auto_join":[""]}`, `bad room name "" in auto_join`},
 		{"auto_join of too many", `{"auto_join":["a","b"],"max_rooms":1}`, "auto_join has 2 rooms, more than max_rooms, which is 1"},
@@ -148,6 +151,7 @@ func TestSetDefaults(t *testing.T) {
 		MaxRooms:       64,
 		MaxConnections: 100_000,
 		Drain:          caddy.Duration(4 * time.Second),
+		Metrics:        "on",
 	}
 	checkConfig(t, h, want)
 	h.setDefaults()
@@ -163,7 +167,7 @@ func TestSetDefaultsKeepsWhatIsSet(t *testing.T) {
 		"presence":{"grace":-1,"ttl":5000000000,"coalesce":-1},
 		"limits":[{"name":"a","on":"join","key":"k","events":1,"window":1000000000,"algorithm":"gcra","scope":"cluster","on_outage":"deny"}],
 		"max_frame":1024,"send_queue":2048,"write_timeout":1000000000,"ping_interval":1000000000,"max_rooms":1,
-		"max_connections":-1,"max_connection_age":3600000000000,"drain":-1}`
+		"max_connections":-1,"max_connection_age":3600000000000,"drain":-1,"metrics":"off"}`
 	h := load(t, config)
 	h.setDefaults()
 	checkConfig(t, h, load(t, config))

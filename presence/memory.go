@@ -59,6 +59,35 @@ func checkStatus(name, status string) error {
 	return checkName("status", status)
 }
 
+// User implements Store.
+func (m *Memory) User(_ context.Context, id string) (u OnlineUser, online bool, err error) {
+	if err := checkName("user", id); err != nil {
+		return OnlineUser{}, false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return OnlineUser{}, false, ErrClosed
+	}
+	u, online = m.onlineUser(id)
+	return u, online, nil
+}
+
+// onlineUser returns a user who is online. base.mu is held.
+func (m *Memory) onlineUser(id string) (o OnlineUser, online bool) {
+	u := m.users[id]
+	if u == nil {
+		return OnlineUser{}, false
+	}
+	devices := make([]string, 0, len(u.conns))
+	for _, c := range u.conns {
+		devices = append(devices, c.Device)
+	}
+	o = onlineUser(id, u.status, devices)
+	o.Since, o.LastSeen = u.since, u.seen
+	return o, true
+}
+
 // Online implements Store.
 func (m *Memory) Online(_ context.Context, cursor string, limit int) (users []OnlineUser, next string, err error) {
 	m.mu.Lock()
@@ -74,17 +103,9 @@ func (m *Memory) Online(_ context.Context, cursor string, limit int) (users []On
 	defer m.mu.Unlock()
 	users = make([]OnlineUser, 0, len(ids))
 	for _, id := range ids {
-		u := m.users[id]
-		if u == nil {
-			continue // gone meanwhile
+		if u, online := m.onlineUser(id); online { // else gone meanwhile
+			users = append(users, u)
 		}
-		devices := make([]string, 0, len(u.conns))
-		for _, c := range u.conns {
-			devices = append(devices, c.Device)
-		}
-		o := onlineUser(id, u.status, devices)
-		o.Since, o.LastSeen = u.since, u.seen
-		users = append(users, o)
 	}
 	return users, next, nil
 }

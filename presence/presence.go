@@ -161,6 +161,8 @@ type Store interface {
 
 	// View calls f with the open room locked; false when the room isn't open.
 	View(room string, f func(v View, degraded bool)) bool
+	// User returns a user who is online; false when nobody of that id is.
+	User(ctx context.Context, id string) (u OnlineUser, online bool, err error)
 	// Online returns at most limit (1 to 1,000) online users in the order of their ids, after cursor, with the next cursor.
 	Online(ctx context.Context, cursor string, limit int) (users []OnlineUser, next string, err error)
 	// OnlineCount returns how many users are online.

@@ -273,6 +273,9 @@ func TestRedisDown(t *testing.T) {
 	if _, err := c.nodes[0].OnlineCount(ctx); err == nil {
 		t.Error("nobody can know who is online")
 	}
+	if _, _, err := c.nodes[0].User(ctx, "dora"); err == nil {
+		t.Error("nobody can know who is online elsewhere")
+	}
 	eventually(t, "own changes are told at once", func() bool {
 		return slices.Equal(c.seen[0].log("r")[6:], []string{
 			"join dora online {}", `update dora online {"x":1}`, `update dora busy {"x":1}`, "leave r-s0-000 left",

@@ -228,6 +228,7 @@ func runSuite(t *testing.T, start func(t *testing.T, n int) *site) {
 		"status everywhere":             testStatusEverywhere,
 		"status is forgotten":           testStatusForgotten,
 		"online":                        testOnline,
+		"user":                          testUser,
 		"paging":                        testPaging,
 		"invalid names":                 testInvalid,
 		"calls at the wrong time":       testWrongTime,
@@ -499,6 +500,51 @@ func testOnline(t *testing.T, s *site) {
 	eventually(t, "u00 is offline", func() bool { n, err := s.store(1).OnlineCount(t.Context()); return err == nil && n == 24 })
 }
 
+func testUser(t *testing.T, s *site) {
+	user := func(i int, id string) (OnlineUser, bool) {
+		t.Helper()
+		u, online, err := s.store(i).User(t.Context(), id)
+		if err != nil {
+			t.Fatalf("User(%q): %v", id, err)
+		}
+		return u, online
+	}
+	if u, online := user(0, "ann"); online || u.Conns != 0 {
+		t.Errorf("before she came: %+v", u)
+	}
+	s.connect(0, "a1", "ann")
+	s.connect(1, "a2", "ann")
+	s.connect(1, "b1", "bob")
+	if _, err := s.store(1).SetStatus(t.Context(), "ann", "busy"); err != nil {
+		t.Fatal(err)
+	}
+	all, _, err := s.store(0).Online(t.Context(), "", 1)
+	if err != nil || len(all) != 1 {
+		t.Fatalf("Online: %v, %v", all, err)
+	}
+	for i := range s.stores {
+		u, online := user(i, "ann")
+		if !online || u.User != "ann" || u.Status != "busy" || u.Conns != 2 || !slices.Equal(u.Devices, []string{"dev-a1", "dev-a2"}) {
+			t.Errorf("store %d: %t, %+v", i, online, u)
+		}
+		if u.Since != all[0].Since || u.LastSeen != all[0].LastSeen || u.LastSeen < u.Since || u.Since == 0 {
+			t.Errorf("store %d has %+v, the list of who is online %+v", i, u, all[0])
+		}
+	}
+	if u, _ := user(0, "bob"); u.Status != DefaultStatus || u.Conns != 1 {
+		t.Errorf("%+v", u)
+	}
+	s.store(0).Disconnect("a1", 0, ReasonLeft)
+	eventually(t, "one connection is gone", func() bool { u, online := user(1, "ann"); return online && u.Conns == 1 })
+	s.store(1).Disconnect("a2", 0, ReasonLeft)
+	eventually(t, "ann is offline", func() bool { _, online := user(0, "ann"); return !online })
+	for _, id := range []string{"", strings.Repeat("x", MaxName+1), "a\nb"} {
+		if _, _, err := s.store(0).User(t.Context(), id); !errors.Is(err, ErrInvalid) {
+			t.Errorf("User(%q): %v", id, err)
+		}
+	}
+}
+
 func testPaging(t *testing.T, s *site) {
 	s.openAll("r")
 	const n = 57
@@ -652,6 +698,9 @@ func testClosed(t *testing.T, s *site) {
 	}
 	if _, _, err := st.Online(t.Context(), "", 1); !errors.Is(err, ErrClosed) {
 		t.Errorf("Online: %v", err)
+	}
+	if _, _, err := st.User(t.Context(), "u"); !errors.Is(err, ErrClosed) {
+		t.Errorf("User: %v", err)
 	}
 	if _, err := st.OnlineCount(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Errorf("OnlineCount: %v", err)

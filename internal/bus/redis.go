@@ -81,6 +81,7 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 		interval: cmp.Or(opts.ProbeInterval, DefaultProbeInterval),
 		registry: newRegistry(),
 	}
+	b.subscriber.pulse.down(errNotYet)
 	return b
 }
 

@@ -39,6 +39,7 @@ type subscriber struct {
 	logger   *zap.Logger
 	control  string
 	interval time.Duration
+	pulse    pulse
 	*registry
 }
 
@@ -50,6 +51,7 @@ func (s *subscriber) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		s.pulse.down(err)
 		s.cut()
 		if restored {
 			failures, reconnected, backoff = 0, true, firstBackoff
@@ -212,6 +214,7 @@ func (s *subscriber) read(ctx context.Context, conn *redis.PubSub, l *link) (err
 		switch m := received.(type) {
 		case *redis.Message:
 			l.delivered.Store(true)
+			s.pulse.beat()
 			if m.Channel != s.control {
 				s.receiver.Receive(m.Channel, []byte(m.Payload))
 			}
@@ -223,6 +226,7 @@ func (s *subscriber) read(ctx context.Context, conn *redis.PubSub, l *link) (err
 			if m.Payload == restoredMark {
 				s.regain(s.restored())
 				l.restored.Store(true)
+				s.pulse.up()
 				if l.reconnected {
 					s.logger.Info("redis subscriptions restored")
 				}

@@ -69,7 +69,7 @@ func (h *Hub) obey(o Order) (connections int) {
 		}()
 	}
 	if o.Conn != "" {
-		if v, ok := h.sessions.Load(o.Conn); ok {
+		if v, ok := h.sessions.Load(o.Conn); ok && (o.Room == "" || v.(*Session).isIn(o.Room)) {
 			do(v.(*Session))
 		}
 		return connections

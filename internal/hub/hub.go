@@ -72,9 +72,10 @@ type Hub struct {
 
 	started  sync.Once
 	running  atomic.Bool
-	draining atomic.Bool  // set with mu locked
-	open     atomic.Int64 // sessions admitted and not ended
-	sessions sync.Map     // connection id -> *Session
+	draining atomic.Bool   // set with mu locked
+	ending   chan struct{} // closed when draining is set
+	open     atomic.Int64  // sessions admitted and not ended
+	sessions sync.Map      // connection id -> *Session
 	ended    sync.WaitGroup
 
 	coalesce atomic.Int64 // nanoseconds
@@ -100,7 +101,7 @@ func New(opts Options) *Hub {
 	}
 	return &Hub{
 		opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
-		rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
+		ending: make(chan struct{}), rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }
 
@@ -143,6 +144,9 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 	h.mu.Lock()
 	closed := h.draining.Swap(true)
 	h.mu.Unlock()
+	if !closed {
+		close(h.ending)
+	}
 	if closed || !h.running.Load() {
 		return nil
 	}
@@ -171,22 +175,11 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 
 // gauges returns how things stand, for the metrics.
 func (h *Hub) gauges() metrics.Gauges {
-	g := metrics.Gauges{Connections: h.Connections(), OutboxBytes: h.pool.Waiting(), Shared: h.backend.Shared}
-	if h.backend.Up != nil {
-		g.RedisUp = h.backend.Up()
+	o := h.Occupancy()
+	return metrics.Gauges{
+		Connections: o.Connections, Rooms: o.Rooms, Members: o.Members, OutboxBytes: h.pool.Waiting(),
+		Shared: h.backend.Shared, RedisUp: h.backend.Up != nil && h.backend.Up(),
 	}
-	h.mu.RLock()
-	rooms := slices.Collect(maps.Values(h.rooms))
-	h.mu.RUnlock()
-	for _, r := range rooms {
-		r.mu.Lock()
-		if n := len(r.members); n > 0 {
-			g.Rooms++
-			g.Members += n
-		}
-		r.mu.Unlock()
-	}
-	return g
 }
 
 // DrainTime is how long it takes at most to send all clients away: they have a moment to answer also when all are closed at once.

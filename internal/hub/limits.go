@@ -231,6 +231,9 @@ func (s *Session) value(name, room string) string {
 
 // refuseLimit answers a request over a limit, at most once a second; a client that goes on regardless is closed.
 func (s *Session) refuseLimit(req *wire.Request, l *Limit, d ratelimit.Decision) {
+	if s.span != nil {
+		s.spanRefused(l.Refusal(d).Code)
+	}
 	if s.refusals == nil {
 		s.refusals = make(map[string]*refusals)
 	}

@@ -2,8 +2,6 @@ package hub
 
 import (
 	"bytes"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -66,10 +64,7 @@ func (h *Hub) receiveLoss(name string, isRoom bool, from string) {
 		}
 		return
 	}
-	h.mu.RLock()
-	rooms := slices.Collect(maps.Values(h.rooms))
-	h.mu.RUnlock()
-	for _, r := range rooms {
+	for _, r := range h.allRooms() {
 		r.tellGap()
 	}
 }
@@ -116,7 +111,7 @@ func (h *Hub) receiveOutside(name string, payload []byte) {
 	if r == nil {
 		return
 	}
-	if len(payload) > most(h, func(p *Policy) int { return p.Transport.MaxFrame }) {
+	if len(payload) > h.MaxMessage() {
 		h.metrics.DroppedOutside.Inc()
 		h.logger.Warn("message from outside is too large", zap.String("room", name), zap.Int("size", len(payload)))
 		return

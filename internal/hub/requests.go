@@ -56,6 +56,8 @@ func (s *Session) receive(m ws.Message) {
 
 // join enters a room. The server puts a client also where it may not go by itself.
 func (s *Session) join(req *wire.Request, byServer bool) {
+	s.startSpan("rooms join", req.Room)
+	defer s.endSpan()
 	p := s.endpoint.Policy()
 	rule := p.rule(req.Room)
 	if rule == nil && byServer {
@@ -96,6 +98,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	}
 	state := presence.State{Status: req.Status, State: string(req.State)}
 	err := s.hub.backend.Store.Join(ctx, req.Room, s.id, state, func(v presence.View, degraded bool) {
+		s.spanDegraded(degraded)
 		a := wire.Ack{ID: req.ID, Room: req.Room, Mode: mode, Degraded: degraded}
 		switch mode {
 		case wire.PresenceFull:
@@ -170,6 +173,8 @@ func (s *Session) depart(m *membership, reason presence.Reason, tell func(degrad
 }
 
 func (s *Session) publish(req *wire.Request) {
+	s.startSpan("rooms publish", req.Room)
+	defer s.endSpan()
 	rule := s.endpoint.Policy().rule(req.Room)
 	m, in := s.rooms[req.Room]
 	switch {
@@ -191,16 +196,9 @@ func (s *Session) publish(req *wire.Request) {
 	} else {
 		r = h.room(req.Room)
 	}
-	if r != nil {
-		except := s.conn
-		if req.Echo {
-			except = nil
-		}
-		r.broadcast(ws.Text(b), except)
-	}
-	if !h.backend.Shared {
-		s.ack(&wire.Ack{ID: req.ID, Room: req.Room})
-		return
+	except := s.conn
+	if req.Echo {
+		except = nil
 	}
 	var done func(error)
 	if req.ID != nil {
@@ -212,7 +210,7 @@ func (s *Session) publish(req *wire.Request) {
 			s.ack(&a)
 		}
 	}
-	h.backend.Bus.Publish(h.channel(req.Room), h.instancePayload(b[ws.Headroom:]), done)
+	h.send(r, req.Room, b, except, s.spanUntil(done))
 }
 
 func (s *Session) status(req *wire.Request) {
@@ -277,6 +275,7 @@ func (s *Session) frame(a *wire.Ack) ws.Frame {
 }
 
 func (s *Session) refuse(req *wire.Request, err *wire.Error) {
+	s.spanRefused(err.Code)
 	room := req.Room
 	if wire.CheckRoom(room) != nil {
 		room = "" // what is no name is not repeated

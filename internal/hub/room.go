@@ -20,12 +20,13 @@ type room struct {
 
 	joining sync.Mutex // held by who joins a room with a bound on its members
 
-	refs int         // sessions in it or on their way; guarded by Hub.mu
+	refs int         // sessions, tails and readers in it or on their way; guarded by Hub.mu
 	idle *time.Timer // gives the room up; guarded by Hub.mu
 
 	mu      sync.Mutex
 	members []member // dense; guarded by mu
 	feed    feed     // guarded by mu
+	tails   []*Tail  // guarded by mu
 }
 
 // member is a connection in a room.
@@ -44,7 +45,8 @@ type membership struct {
 	byServer bool // the server has put the session here, whatever the rules say; never changes
 }
 
-// enter returns the room of that name, opened, and counts the caller in; exit counts it out.
+// enter returns the room of that name, opened, and counts the caller in; exit counts it out. When ctx ends early, all who have entered go on
+// without what is not there yet.
 func (h *Hub) enter(ctx context.Context, name string) *room {
 	for {
 		h.mu.Lock()
@@ -94,7 +96,7 @@ func (h *Hub) hears(ctx context.Context, name string) bool {
 	return h.backend.Bus.Subscribe(ctx, h.channel(name)) == nil
 }
 
-// exit counts a session out. The last one starts the time after which the room is given up.
+// exit counts the caller out. The last one starts the time after which the room is given up.
 func (r *room) exit() {
 	h := r.hub
 	h.mu.Lock()
@@ -179,7 +181,7 @@ func (r *room) remove(m *membership) {
 	m.slot = -1
 }
 
-// broadcast sends f to every member but except.
+// broadcast sends f to every member but except, and to every tail.
 func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
 	began := time.Now()
 	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
@@ -189,5 +191,8 @@ func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
 		if c := r.members[i].conn; c != except {
 			c.Send(f)
 		}
+	}
+	for _, t := range r.tails {
+		t.add(f)
 	}
 }

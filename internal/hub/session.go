@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
@@ -27,6 +28,14 @@ type Client struct {
 	Rooms []string
 	// Keys are the expanded texts of the limits' keys that depend on the request, by template.
 	Keys map[string][]string
+}
+
+// UserID returns the id of the client's user. Each anonymous client is a user of its own.
+func (c *Client) UserID() string {
+	if c.User == "" {
+		return anonymousPrefix + c.Conn
+	}
+	return c.User
 }
 
 // NewConnID returns the id of a connection, unique over all instances.
@@ -52,6 +61,7 @@ type Session struct {
 	anonymous bool
 	opened    time.Time
 	keys      map[string][]string
+	tracing   *tracing // nil: none
 
 	// work is held while something is done for the session: a request, by its reader, or what the server does with it. It is taken
 	// before all other locks, and held across calls of the store.
@@ -59,6 +69,7 @@ type Session struct {
 	rooms     map[string]*membership // written under work and mu, read under one of them
 	refusals  map[string]*refusals   // by the name of the limit; guarded by work
 	publishes sync.WaitGroup         // whose acks are not queued yet; guarded by work
+	span      trace.Span             // of the request that is being done; nil: it is not traced; guarded by work
 
 	mu      sync.Mutex
 	dropped bool        // out of the hub: joins no room any more; guarded by mu
@@ -95,14 +106,12 @@ func (h *Hub) dismiss() {
 }
 
 // Accept upgrades the request of a client that was counted in with Admit and takes it into the hub. It returns at once; the session ends by
-// itself. After an error the response is written and the client counted out.
+// itself. Its requests are traced if r's context is that of a span of StartUpgrade. After an error the response is written and the client
+// counted out.
 func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) error {
 	s := &Session{
-		hub: e.hub, endpoint: e, id: c.Conn, user: c.User, device: c.Device, keys: c.Keys,
-		opened: time.Now(), rooms: make(map[string]*membership),
-	}
-	if c.User == "" {
-		s.anonymous, s.user = true, anonymousPrefix+c.Conn
+		hub: e.hub, endpoint: e, id: c.Conn, user: c.UserID(), device: c.Device, anonymous: c.User == "", keys: c.Keys,
+		opened: time.Now(), rooms: make(map[string]*membership), tracing: newTracing(trace.SpanFromContext(r.Context()), &c),
 	}
 	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, s)
 	if err != nil {

@@ -117,6 +117,14 @@ func (d *DB) Timeout() time.Duration { return d.opts.Timeout }
 // Up reports whether commands are tried: Redis is reachable, or nothing is known yet.
 func (d *DB) Up() bool { return !d.breaker.down() }
 
+// Err returns why commands are not tried; nil while Up.
+func (d *DB) Err() error {
+	if d.Up() {
+		return nil
+	}
+	return d.breaker.lastReason()
+}
+
 // OnChange has f called when Redis was reached for the first time or again (true), and when it is out of reach (false).
 // The calls come in order from the monitor's goroutine; f must not block and must not call Close. OnChange must not be
 // called after Start.

@@ -185,7 +185,7 @@ func (r *Request) checkMessage() *Error {
 	if r.Data == nil {
 		r.Data = null
 	}
-	return checkEvent(r.Event)
+	return CheckEvent(r.Event)
 }
 
 var null = []byte("null")

@@ -111,7 +111,8 @@ var roomByte = func() (t [256]bool) {
 	return t
 }()
 
-func checkEvent(event string) *Error {
+// CheckEvent tells what is wrong with the name of an event: up to 64 bytes without control characters.
+func CheckEvent(event string) *Error {
 	if len(event) > MaxEvent {
 		return &Error{TooLarge, `"event" is longer than 64 bytes`}
 	}

@@ -39,6 +39,17 @@ func Text(b []byte) Frame {
 	return b
 }
 
+// Payload returns what a frame that Text has made carries.
+func (f Frame) Payload() []byte {
+	switch f[1] {
+	case 126:
+		return f[4:]
+	case 127:
+		return f[Headroom:]
+	}
+	return f[2:]
+}
+
 // Buffer returns a buffer for Text with room for a payload of size bytes.
 func Buffer(size int) []byte { return make([]byte, Headroom, Headroom+size) }
 

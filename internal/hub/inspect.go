@@ -1,0 +1,196 @@
+package hub
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyrooms/caddy-rooms/presence"
+)
+
+// State is where a hub is in its life.
+type State uint8
+
+// The states. Of several hubs of one name, the one with the lowest is the one that clients come to.
+const (
+	StateOpen State = iota
+	StateDraining
+	StateStarting // not bound yet: nothing may be asked of it but its name
+)
+
+func (s State) String() string { return [...]string{"open", "draining", "starting"}[s] }
+
+// State returns where the hub is in its life.
+func (h *Hub) State() State {
+	switch {
+	case h.draining.Load():
+		return StateDraining
+	case h.running.Load():
+		return StateOpen
+	}
+	return StateStarting
+}
+
+// Node returns the instance's readable name.
+func (h *Hub) Node() string { return h.opts.Node }
+
+// Occupancy is how much there is in a hub on this instance.
+type Occupancy struct {
+	Connections int
+	Rooms       int // with somebody connected here
+	Members     int // connections in rooms
+}
+
+// Occupancy counts what is in the hub.
+func (h *Hub) Occupancy() Occupancy {
+	o := Occupancy{Connections: h.Connections()}
+	for _, r := range h.allRooms() {
+		if n := r.connections(); n > 0 {
+			o.Rooms++
+			o.Members += n
+		}
+	}
+	return o
+}
+
+func (h *Hub) allRooms() []*room {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Collect(maps.Values(h.rooms))
+}
+
+// connections returns how many connections are in the room here.
+func (r *room) connections() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.members)
+}
+
+// RoomInfo is how many are in a room.
+type RoomInfo struct {
+	Room        string
+	Count       int // users, on all instances
+	Connections int // on this instance
+}
+
+// Rooms returns at most limit rooms with somebody connected here whose names begin with prefix, in the order of their names, after one of
+// them; next is where the following page starts, empty at the end.
+func (h *Hub) Rooms(prefix, after string, limit int) (rooms []RoomInfo, next string) {
+	all := slices.DeleteFunc(h.allRooms(), func(r *room) bool { return r.name <= after || !strings.HasPrefix(r.name, prefix) })
+	slices.SortFunc(all, func(a, b *room) int { return cmp.Compare(a.name, b.name) })
+	for _, r := range all {
+		n := r.connections()
+		switch {
+		case n == 0:
+			continue
+		case len(rooms) == limit:
+			return rooms, rooms[limit-1].Room
+		}
+		info := RoomInfo{Room: r.name, Connections: n}
+		h.backend.Store.View(r.name, func(v presence.View, _ bool) { info.Count = v.Page("", 0).Count })
+		rooms = append(rooms, info)
+	}
+	return rooms, ""
+}
+
+// RoomMembers returns at most limit users in a room, on all instances, in the order of their ids, after one of them, and how many connections
+// are in it here. It waits for the shared store if nobody here has entered the room before.
+func (h *Hub) RoomMembers(name, after string, limit int) (page presence.Snapshot, connections int, err error) {
+	// The caller's own context would end the wait also for who joins the room meanwhile.
+	ctx, cancel := h.context()
+	defer cancel()
+	r := h.enter(ctx, name)
+	defer r.exit()
+	hears := h.hears(ctx, name)
+	open := h.backend.Store.View(name, func(v presence.View, _ bool) { page = v.Page(after, limit) })
+	if !open {
+		return page, 0, ErrClosing
+	}
+	page.Degraded = page.Degraded || !hears
+	return page, r.connections(), nil
+}
+
+// Connection is a connection of this instance.
+type Connection struct {
+	ID     string
+	User   string
+	Device string
+	Since  time.Time
+	Rooms  []string // sorted
+}
+
+func (s *Session) connection() Connection {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rooms := slices.AppendSeq(make([]string, 0, len(s.rooms)), maps.Keys(s.rooms))
+	slices.Sort(rooms)
+	return Connection{ID: s.id, User: s.user, Device: s.device, Since: s.opened, Rooms: rooms}
+}
+
+// ConnectionsOf returns at most limit connections in the order of their ids, after one of them: those of a user or in a room, unless these are
+// empty. next is where the following page starts, empty at the end.
+func (h *Hub) ConnectionsOf(user, room, after string, limit int) (connections []Connection, next string) {
+	var found []*Session
+	h.eachSession(func(s *Session) {
+		if s.id > after && (user == "" || s.user == user) && (room == "" || s.isIn(room)) {
+			found = append(found, s)
+		}
+	})
+	slices.SortFunc(found, func(a, b *Session) int { return cmp.Compare(a.id, b.id) })
+	if len(found) > limit {
+		found = found[:limit]
+		next = found[limit-1].id
+	}
+	for _, s := range found {
+		connections = append(connections, s.connection())
+	}
+	return connections, next
+}
+
+// UserInfo is a user on all instances.
+type UserInfo struct {
+	presence.OnlineUser // empty unless Online
+	Online              bool
+	Connections         []Connection // those here
+	Degraded            bool         // only the connections here are known, and no status
+}
+
+// User returns what is known of a user.
+func (h *Hub) User(ctx context.Context, id string) (u UserInfo, err error) {
+	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	defer cancel()
+	u.OnlineUser, u.Online, err = h.backend.Store.User(ctx, id)
+	if errors.Is(err, presence.ErrInvalid) || errors.Is(err, presence.ErrClosed) {
+		return u, err
+	}
+	u.Connections, _ = h.ConnectionsOf(id, "", "", math.MaxInt)
+	if err != nil {
+		u.Degraded = true
+		u.OnlineUser, u.Online = seenHere(id, u.Connections)
+	}
+	return u, nil
+}
+
+// seenHere sums up the connections of a user on this instance.
+func seenHere(id string, connections []Connection) (u presence.OnlineUser, online bool) {
+	if len(connections) == 0 {
+		return presence.OnlineUser{}, false
+	}
+	u = presence.OnlineUser{User: id, Devices: []string{}, Conns: len(connections)}
+	for _, c := range connections {
+		if c.Device != "" {
+			u.Devices = append(u.Devices, c.Device)
+		}
+		if since := c.Since.UnixMilli(); u.Since == 0 || since < u.Since {
+			u.Since = since
+		}
+	}
+	slices.Sort(u.Devices)
+	u.Devices = slices.Compact(u.Devices)
+	return u, true
+}

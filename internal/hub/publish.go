@@ -1,0 +1,43 @@
+package hub
+
+import (
+	"time"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
+)
+
+// MaxMessage returns how long a message from outside may be, in bytes: the largest frame of the endpoints.
+func (h *Hub) MaxMessage() int {
+	return most(h, func(p *Policy) int { return p.Transport.MaxFrame })
+}
+
+// Publish sends a message that is from no client to everybody in a room, on all instances. No rule and no limit holds it back. The caller has
+// checked the names, that data is JSON in UTF-8, and its size. Degraded tells that other instances may not get it.
+func (h *Hub) Publish(room, event string, data []byte) (degraded bool) {
+	ctx, cancel := h.context()
+	defer cancel()
+	b := wire.AppendMessage(ws.Buffer(len(data)+len(room)+len(event)+128), room, event, data, nil, time.Now().UnixMilli())
+	done := make(chan error, 1)
+	h.send(h.room(room), room, b, nil, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err != nil
+	case <-ctx.Done():
+		return true
+	}
+}
+
+// send delivers a message's frame, which b holds behind ws.Headroom, to those in the room but except, and has it published to the other
+// instances. r is nil when nobody is in the room here. done, if not nil, is called once with what became of it there, as that of bus.Publish.
+func (h *Hub) send(r *room, name string, b []byte, except *ws.Conn, done func(error)) {
+	if r != nil {
+		r.broadcast(ws.Text(b), except)
+	}
+	switch {
+	case h.backend.Shared:
+		h.backend.Bus.Publish(h.channel(name), h.instancePayload(b[ws.Headroom:]), done)
+	case done != nil:
+		done(nil)
+	}
+}
