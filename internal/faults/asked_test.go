@@ -28,6 +28,7 @@ func TestReloadClosing(t *testing.T) {
 		c.reload(i, edition{lines: lines + "\nmax_rooms 10"})
 	}
 	w.moved()
+	w.converse()
 	w.hush()
 	c.talk()
 	c.settled(c.check)
@@ -54,6 +55,7 @@ func TestMaxConnectionAge(t *testing.T) {
 		c.reload(i, edition{}) // nobody is too old any more
 	}
 	w.back()
+	w.converse()
 	w.hush()
 	c.talk()
 	c.settled(c.check)

@@ -18,8 +18,11 @@ import (
 type crowd struct {
 	c       *cluster
 	guests  []*guest
-	quiet   chan struct{} // closed when nobody talks any more
-	home    chan struct{} // closed when nobody comes back any more
+	talkers []*guest      // those of them who talk
+	quiet   chan struct{} // closed by hush, once
+	home    chan struct{} // closed by disperse, once
+	hushed  sync.Once
+	gone    sync.Once
 	talking sync.WaitGroup
 	staying sync.WaitGroup
 }
@@ -55,9 +58,14 @@ func (c *cluster) gather(pace time.Duration) *crowd {
 	for _, cl := range c.all() {
 		cl.told()
 	}
+	c.Cleanup(func() {
+		w.hush()
+		w.disperse()
+	})
 	for i, g := range w.guests {
 		w.staying.Go(func() { w.stay(g) })
 		if pace > 0 && i/c.rooms < len(c.nodes) {
+			w.talkers = append(w.talkers, g)
 			w.talking.Go(func() { w.talk(g, pace) })
 		}
 	}
@@ -166,14 +174,36 @@ func (c *client) farewell() (in time.Duration, err error) {
 	}
 	want := websocket.CloseError{Code: 4200, Reason: fmt.Sprintf("4200;%d", c.bye.ReconnectIn)}
 	if got, ok := errors.AsType[websocket.CloseError](c.reason); !ok || got != want {
-		return 0, fmt.Errorf("told %+v, then closed with %w, want %v", *c.bye, c.reason, want)
+		return 0, fmt.Errorf("told %+v, then closed with %w, want code %d, %q", *c.bye, c.reason, want.Code, want.Reason)
 	}
 	return time.Duration(c.bye.ReconnectIn) * time.Millisecond, nil
 }
 
+// converse waits until everybody who talks has said some more.
+func (w *crowd) converse() {
+	w.c.Helper()
+	said := func(g *guest) int {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.acked)
+	}
+	before := make([]int, len(w.talkers))
+	for i, g := range w.talkers {
+		before[i] = said(g)
+	}
+	w.c.settled(func() error {
+		for i, g := range w.talkers {
+			if n := said(g) - before[i]; n < 5 {
+				return fmt.Errorf("%s has said %d more", g.user, n)
+			}
+		}
+		return nil
+	})
+}
+
 // hush ends the talking. What was said has been answered by then, or never will be.
 func (w *crowd) hush() {
-	close(w.quiet)
+	w.hushed.Do(func() { close(w.quiet) })
 	w.talking.Wait()
 }
 
@@ -194,7 +224,7 @@ func (w *crowd) back() {
 
 // disperse ends the coming back.
 func (w *crowd) disperse() {
-	close(w.home)
+	w.gone.Do(func() { close(w.home) })
 	w.staying.Wait()
 }
 
@@ -245,10 +275,13 @@ func (w *crowd) verify() {
 		}
 	}
 	for _, g := range w.guests {
-		heard := g.numbers()
+		stays, heard := len(g.all()), g.numbers()
 		for _, speaker := range rooms[g.room] {
 			if speaker == g {
 				continue
+			}
+			if heard[speaker.user] == nil {
+				heard[speaker.user] = make([][]int, stays)
 			}
 			missed, err := follow(heard[speaker.user], speaker.acked)
 			away += missed
@@ -325,7 +358,7 @@ func follow(heard [][]int, acked []bool) (missed int, err error) {
 		}
 	}
 	away := lost(next, len(acked))
-	if last := len(heard) - 1; len(away) > 0 && (last <= 0 || len(heard[last]) > 0) {
+	if last := len(heard) - 1; len(away) > 0 && (last == 0 || len(heard[last]) > 0) {
 		return missed, fmt.Errorf("did not hear the last, %v", away)
 	}
 	return missed + len(away), nil

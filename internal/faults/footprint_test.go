@@ -10,12 +10,13 @@ import (
 
 // footprint is what an instance takes.
 type footprint struct {
-	goroutines, heap int // the heap in bytes, after a garbage collection
+	goroutines int // besides those of clients
+	heap       int // in bytes, after a garbage collection
 }
 
 func (c *cluster) footprint(node int) footprint {
 	c.Helper()
-	return footprint{c.goroutines(node), c.heap(node)}
+	return footprint{c.goroutines(node) - len(c.on(node)), c.heap(node)}
 }
 
 func (c *cluster) goroutines(node int) int {
@@ -71,23 +72,27 @@ func (c *cluster) links() int {
 }
 
 // flat waits until no instance takes more than before, but for what Caddy and the garbage collector may have under way, nor do all
-// together have more connections to Redis.
+// together have many more connections to Redis.
 func (c *cluster) flat(before []footprint, links int) {
 	c.Helper()
+	now, linked := make([]footprint, len(before)), 0
 	c.settled(func() error {
 		for i, b := range before {
 			// A few goroutines of the last requests come and go.
-			now := c.footprint(i)
-			if now.goroutines > b.goroutines+10 {
-				return fmt.Errorf("instance %d has %d goroutines, and had %d", i, now.goroutines, b.goroutines)
+			now[i] = c.footprint(i)
+			if now[i].goroutines > b.goroutines+10 {
+				return fmt.Errorf("instance %d has %d goroutines besides those of clients, and had %d", i, now[i].goroutines, b.goroutines)
 			}
-			if now.heap > b.heap+8<<20 {
-				return fmt.Errorf("instance %d has %d bytes of heap, and had %d", i, now.heap, b.heap)
+			if now[i].heap > b.heap+2<<20 {
+				return fmt.Errorf("instance %d has %d bytes of heap, and had %d", i, now[i].heap, b.heap)
 			}
 		}
-		if n := c.links(); n > links+2 {
-			return fmt.Errorf("the instances have %d connections to Redis, and had %d", n, links)
+		// A pool grows with what comes at once.
+		if linked = c.links(); linked > links+3*len(before) {
+			return fmt.Errorf("the instances have %d connections to Redis, and had %d", linked, links)
 		}
 		return nil
 	})
+	c.Logf("figure: goroutines besides those of clients, and bytes of heap, of each instance: %v, before %v; connections to Redis: %d, before %d",
+		now, before, linked, links)
 }

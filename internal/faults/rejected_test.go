@@ -26,7 +26,8 @@ func reloadRejected(t testing.TB, s scale, program string) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	const felt = "limit never {\non publish\nevents 1\nwindow 1h\n}\nroom * {\npublish none\n}\n"
+	const lines = "ping_interval 5s\n" // soon after, what is left of a visitor is forgotten
+	const felt = lines + "limit never {\non publish\nevents 1\nwindow 1h\n}\nroom * {\npublish none\n}\n"
 	wrong := []struct {
 		name   string
 		answer string // part of it
@@ -43,7 +44,7 @@ func reloadRejected(t testing.TB, s scale, program string) {
 		}},
 	}
 	c := start(t, s, options{program: program})
-	right := edition{beside: "respond /version right"}
+	right := edition{lines: lines, beside: "respond /version right"}
 	for i := range c.nodes {
 		c.reload(i, right)
 	}

@@ -27,24 +27,28 @@ func reloadUnderTraffic(t testing.TB, s scale, program string) {
 	if full {
 		reloads, pace, pause = 100, 200*time.Millisecond, 200*time.Millisecond
 	}
-	c := start(t, s, options{program: program})
+	// What is left of a visitor is forgotten when it would be pinged.
+	const lines = "ping_interval 5s\n"
+	c := start(t, s, options{program: program, lines: lines})
 	logs := filepath.Join(t.TempDir(), "log")
 	changes := []func(n int) edition{
 		func(n int) edition {
-			return edition{lines: fmt.Sprintf("limit chat {\non publish\nkey {rooms.conn}\nevents %d\nwindow %dm\n}", 100_000+n, 1+n%3)}
+			return edition{lines: lines + fmt.Sprintf("limit chat {\non publish\nkey {rooms.conn}\nevents %d\nwindow %dm\n}", 100_000+n, 1+n%3)}
 		},
 		func(n int) edition {
-			return edition{lines: fmt.Sprintf("room room* {\nmax_members %d\n}\nroom visitors {\npublish none\n}", 1000+n)}
+			return edition{lines: lines + fmt.Sprintf("room room* {\nmax_members %d\n}\nroom visitors {\npublish none\n}", 1000+n)}
 		},
-		func(int) edition { return edition{sites: "http://" + freeport.Addr(t) + " {\nrespond hello\n}"} },
-		func(n int) edition {
-			return edition{global: fmt.Sprintf("log {\noutput file %s%d\nlevel %s\nformat %s\n}", logs, n/6%2, []string{"DEBUG", "ERROR"}[n/6%2], []string{"json", "console"}[n/6%2])}
-		},
-		func(n int) edition {
-			return edition{lines: fmt.Sprintf("max_frame %dKiB\nping_interval %ds", 32+n, 20+n%10)}
+		func(int) edition {
+			return edition{lines: lines, sites: "http://" + freeport.Addr(t) + " {\nrespond hello\n}"}
 		},
 		func(n int) edition {
-			return edition{beside: fmt.Sprintf("rooms /ws%d {\nuser {http.request.uri.query.user}\nredis {$REDIS}\n}\nrooms /other%d other {\nanonymous\n}", n, n)}
+			return edition{lines: lines, global: fmt.Sprintf("log {\noutput file %s%d\nlevel %s\nformat %s\n}", logs, n/6%2, []string{"DEBUG", "ERROR"}[n/6%2], []string{"json", "console"}[n/6%2])}
+		},
+		func(n int) edition {
+			return edition{lines: fmt.Sprintf("max_frame %dKiB\nping_interval %ds", 32+n, 4+n%3)}
+		},
+		func(n int) edition {
+			return edition{lines: lines, beside: fmt.Sprintf("rooms /ws%d {\nuser {http.request.uri.query.user}\nredis {$REDIS}\n}\nrooms /other%d other {\nanonymous\n}", n, n)}
 		},
 	}
 	w := c.gather(pace)
@@ -53,7 +57,7 @@ func reloadUnderTraffic(t testing.TB, s scale, program string) {
 	before, links := make([]footprint, len(c.nodes)), 0
 	for n := range reloads {
 		// Every other one takes the change before back.
-		var e edition
+		e := edition{lines: lines}
 		if n%2 == 0 {
 			e = changes[n/2%len(changes)](n / 2)
 		}

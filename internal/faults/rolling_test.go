@@ -23,6 +23,7 @@ func rollingRestart(t testing.TB, s scale, program string) {
 		}
 		node.Run()
 		w.back()
+		w.converse()
 	}
 	w.moved()
 	c.settled(c.check)
@@ -33,4 +34,38 @@ func rollingRestart(t testing.TB, s scale, program string) {
 	w.undisturbed()
 	w.verify()
 	c.finish()
+}
+
+// TestFollow holds the judgement of what a guest has heard to telling a loss from an absence.
+func TestFollow(t *testing.T) {
+	all := []bool{true, true, true, true}
+	for _, test := range []struct {
+		name   string
+		heard  [][]int
+		acked  []bool
+		missed int
+		wrong  bool
+	}{
+		{"all", [][]int{{0, 1, 2, 3}}, all, 0, false},
+		{"away", [][]int{{0}, {3}}, all, 2, false},
+		{"away twice", [][]int{{0}, nil, {3}}, all, 2, false},
+		{"away at the end", [][]int{{0}, nil}, all, 3, false},
+		{"unanswered", [][]int{{0, 2}}, []bool{true, false, true}, 0, false},
+		{"lost at the beginning", [][]int{{1, 2, 3}}, all, 0, true},
+		{"lost", [][]int{{0, 2, 3}}, all, 0, true},
+		{"lost after the return", [][]int{{0}, {1, 3}}, all, 0, true},
+		{"lost at the end", [][]int{{0, 1}}, all, 0, true},
+		{"lost at the end after the return", [][]int{{0}, {1}}, all, 0, true},
+		{"nothing", [][]int{nil}, all, 0, true},
+		{"twice", [][]int{{0, 1, 1, 2, 3}}, all, 0, true},
+		{"twice, here and there", [][]int{{0, 1}, {1, 2, 3}}, all, 0, true},
+		{"out of order", [][]int{{0, 2, 1, 3}}, all, 0, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			missed, err := follow(test.heard, test.acked)
+			if (err != nil) != test.wrong || !test.wrong && missed != test.missed {
+				t.Errorf("missed %d, %v; want %d, wrong %t", missed, err, test.missed, test.wrong)
+			}
+		})
+	}
 }

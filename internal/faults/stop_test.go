@@ -68,6 +68,7 @@ func TestStop(t *testing.T) {
 			within(t, "ended after it was asked to", time.Since(began), stopTimeout)
 			late.verify(t)
 			w.back()
+			w.converse()
 			judgeSpread(t, sent, s.drain())
 			c.settled(c.check)
 			w.hush()
