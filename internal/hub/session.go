@@ -163,7 +163,7 @@ func (s *Session) begin(autoJoin []string) {
 	s.work.Lock()
 	defer s.work.Unlock()
 	s.welcome()
-	if s.hub.draining.Load() {
+	if s.hub.draining.Load() || s.endpoint.removed.Load() {
 		s.close(wire.CloseRestart, "restart", false) // it came in too late to be closed with the others
 	}
 	ctx, cancel := s.hub.context()
