@@ -281,3 +281,12 @@ func TestAdminAcrossInstances(t *testing.T) {
 	}
 	a.Wait("ann to be offline", func() bool { return look(t, b, "/rooms/default/users/ann")["online"] == false })
 }
+
+// TestOrderWithoutRedis has whoever gives an order learn that it stays on this instance.
+func TestOrderWithoutRedis(t *testing.T) {
+	a, _, redis := startTwo(t)
+	redis.Kill()
+	a.WaitLog("redis is out of reach")
+	same(t, "kick", post(t, a, "/rooms/default/kick", `{"room":"lobby","user":"bob"}`), `{"connections":0,"degraded":true}`)
+	same(t, "disconnect", post(t, a, "/rooms/default/disconnect", `{"conn":"c1"}`), `{"connections":0,"degraded":true}`)
+}
