@@ -178,7 +178,7 @@ func writeAdmin(w http.ResponseWriter, status int, v any) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // an error means that the client has gone
+	_, _ = w.Write(append(visibleLine(bytes.TrimSpace(b.Bytes())), '\n')) // an error means that the client has gone
 	return nil
 }
 

@@ -57,9 +57,11 @@ func order(w http.ResponseWriter, h *sharedHub, o hub.Order) error {
 	if err := checkWho(field, name); err != nil {
 		return err
 	}
+	here, degraded := h.Do(o)
 	return writeAdmin(w, http.StatusOK, struct {
-		Connections int `json:"connections"`
-	}{h.Do(o)})
+		Connections int  `json:"connections"`
+		Degraded    bool `json:"degraded,omitempty"`
+	}{here, degraded})
 }
 
 // publishMessage sends a message that is from no client.

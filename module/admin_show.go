@@ -148,6 +148,7 @@ type adminUser struct {
 	Since       int64             `json:"since,omitempty"`
 	LastSeen    int64             `json:"last_seen,omitempty"`
 	Connections []adminConnection `json:"connections"`
+	Next        *string           `json:"next,omitempty"` // in the list of connections
 	Degraded    bool              `json:"degraded,omitempty"`
 }
 
@@ -158,7 +159,7 @@ func showUser(w http.ResponseWriter, r *http.Request, h *sharedHub, id string) e
 	if err := checkWho("user", id); err != nil {
 		return err
 	}
-	u, err := h.User(r.Context(), id)
+	u, err := h.User(r.Context(), id, pageLimit.max)
 	if err != nil {
 		return err
 	}
@@ -167,6 +168,6 @@ func showUser(w http.ResponseWriter, r *http.Request, h *sharedHub, id string) e
 	}
 	return writeAdmin(w, http.StatusOK, adminUser{
 		User: id, Online: u.Online, Status: u.Status, Devices: u.Devices, Conns: u.Conns, Since: u.Since, LastSeen: u.LastSeen,
-		Connections: adminConnections(u.Connections), Degraded: u.Degraded,
+		Connections: adminConnections(u.Connections), Next: nextPage(u.Next), Degraded: u.Degraded,
 	})
 }

@@ -42,21 +42,9 @@ func tailRoom(w http.ResponseWriter, r *http.Request, h *sharedHub, room string)
 			if err := hurry(); err != nil {
 				return nil
 			}
-			if _, err := w.Write(oneLine(line)); err != nil {
+			if _, err := w.Write(append(visibleLine(line), '\n')); err != nil {
 				return nil
 			}
 		}
 	}
-}
-
-// oneLine returns JSON on a line of its own. Line breaks in it are between its tokens: those in a string are escaped.
-func oneLine(doc []byte) []byte {
-	line := make([]byte, 0, len(doc)+1)
-	for _, c := range doc {
-		if c == '\n' || c == '\r' {
-			c = ' '
-		}
-		line = append(line, c)
-	}
-	return append(line, '\n')
 }

@@ -281,3 +281,40 @@ func TestAdminAcrossInstances(t *testing.T) {
 	}
 	a.Wait("ann to be offline", func() bool { return look(t, b, "/rooms/default/users/ann")["online"] == false })
 }
+
+// TestOrderWithoutRedis has whoever gives an order learn that it stays on this instance.
+func TestOrderWithoutRedis(t *testing.T) {
+	a, _, redis := startTwo(t)
+	redis.Kill()
+	a.WaitLog("redis is out of reach")
+	same(t, "kick", post(t, a, "/rooms/default/kick", `{"room":"lobby","user":"bob"}`), `{"connections":0,"degraded":true}`)
+	same(t, "disconnect", post(t, a, "/rooms/default/disconnect", `{"conn":"c1"}`), `{"connections":0,"degraded":true}`)
+}
+
+// TestAdminShowsOnlyWhatCanBeSeen has a client say what would steer the terminal of whoever looks with curl.
+func TestAdminShowsOnlyWhatCanBeSeen(t *testing.T) {
+	c := caddytest.StartText(t, adminConfig)
+	const text = "\u009b31m\u202e\u007f\U000e0041é"
+	heard, ann := tail(t, c, "lobby"), dial(t, c, "ann")
+	ann.Send(`{"type":"join","id":1,"room":"lobby","state":{"text":"%s"}}`, text)
+	ann.Next("ack")
+	ann.Send(`{"type":"publish","room":"lobby","data":"%s"}`, text)
+	resp, err := http.Get("http://" + c.Admin + "/rooms/default/rooms/lobby")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	shown, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line, err := heard.lines.ReadBytes('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, doc := range [][]byte{shown, line} {
+		if want := `"\u009b31m\u202e\u007f\udb40\udc41é"`; !strings.Contains(string(doc), want) {
+			t.Errorf("shown is %q, want %s in it", doc, want)
+		}
+	}
+}

@@ -39,6 +39,17 @@ func (c *console) post(ctx context.Context, what string, body, answer any) error
 // removed is how many connections an instance has closed or taken out of a room.
 type removed struct {
 	Connections int64 `json:"connections"`
+	Degraded    bool  `json:"degraded"`
+}
+
+// removed says what was done, and where.
+func (c *console) removed(what string, r removed) error {
+	others := "others are told"
+	if r.Degraded {
+		c.note("Redis is out of reach: connections to other instances stay")
+		others = "others are not told"
+	}
+	return c.printf("%s: %s on this instance; %s\n", what, counted(r.Connections, "connection"), others)
 }
 
 // disconnect closes all connections of a user.
@@ -50,7 +61,7 @@ func (c *console) disconnect(ctx context.Context, user string) error {
 	if err != nil || c.json {
 		return err
 	}
-	return c.printf("%s is disconnected: %s on this instance; others are told\n", visibleName(user), counted(answer.Connections, "connection"))
+	return c.removed(visibleName(user)+" is disconnected", answer)
 }
 
 // kick takes a user out of a room.
@@ -66,8 +77,7 @@ func (c *console) kick(ctx context.Context, user, room string) error {
 	if err != nil || c.json {
 		return err
 	}
-	return c.printf("%s is taken out of %s: %s on this instance; others are told\n",
-		visibleName(user), visibleName(room), counted(answer.Connections, "connection"))
+	return c.removed(visibleName(user)+" is taken out of "+visibleName(room), answer)
 }
 
 // publish sends a message. data is JSON, or - for what standard input has.

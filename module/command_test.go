@@ -218,6 +218,11 @@ ann              online  2            DAYS  "Firefox on a phone"  {"name":"Ann"}
 			map[string]string{"GET /rooms/": oneHub, "POST /rooms/default/kick": `{"connections":2}`}, []string{"kick", "ann", "--room", "lobby"},
 			"ann is taken out of lobby: 2 connections on this instance; others are told\n", "",
 		},
+		"kick without Redis": {
+			map[string]string{"GET /rooms/": oneHub, "POST /rooms/default/kick": `{"connections":0,"degraded":true}`}, []string{"kick", "ann", "--room", "lobby"},
+			"ann is taken out of lobby: 0 connections on this instance; others are not told\n",
+			"Redis is out of reach: connections to other instances stay\n",
+		},
 		"kick as JSON": {
 			map[string]string{"GET /rooms/": oneHub, "POST /rooms/default/kick": `{"connections":2}`}, []string{"kick", "ann", "--room", "lobby", "--json"},
 			"{\"connections\":2}\n", "",

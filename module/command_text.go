@@ -1,70 +1,12 @@
 package module
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf16"
 )
-
-// Clients choose their names, states and data. None of it may reach the terminal as anything but visible characters.
-
-// visibleName returns a name as one word: as it is, or quoted if it has spaces or what can't be seen, or could be taken for something else.
-func visibleName(s string) string {
-	odd := func(r rune) bool {
-		return !unicode.IsPrint(r) || r == ' ' || r == '"' || r == '\\' || r == unicode.ReplacementChar
-	}
-	if s == "" || s == "-" || strings.ContainsFunc(s, odd) {
-		return strconv.Quote(s)
-	}
-	return s
-}
-
-// visibleText returns a sentence with spaces for what can't be seen.
-func visibleText(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-}
-
-// visibleJSON returns the same JSON on one line, with escapes for what can't be seen.
-func visibleJSON(doc []byte) (string, error) {
-	var compact bytes.Buffer
-	if err := json.Compact(&compact, doc); err != nil {
-		return "", err
-	}
-	var b strings.Builder
-	for _, r := range compact.String() {
-		switch {
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
-		default:
-			fmt.Fprintf(&b, `\u%04x`, r)
-		}
-	}
-	return b.String(), nil
-}
-
-// visibleField is visibleJSON for a part of an answer, which is JSON as the answer is, or isn't there.
-func visibleField(raw json.RawMessage) string {
-	text, err := visibleJSON(raw)
-	if err != nil {
-		return "-"
-	}
-	return text
-}
 
 // cut shortens a text to n characters.
 func cut(s string, n int) string {

@@ -34,6 +34,10 @@ func TestLossIsTold(t *testing.T) {
 					t.Error("a message was published through a cut")
 				}
 			}
+			// On this channel are no messages.
+			if publish(cut, "all", "an order") == nil {
+				t.Error("an order was published through a cut")
+			}
 			proxy.Restore()
 			want := append([]message{{"c2", "heard"}}, test.told...)
 			eventually(t, "the notices", func() bool {

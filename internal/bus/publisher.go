@@ -193,7 +193,7 @@ func (p *publisher) miss(m publication, outcome error) {
 	if p.dropped != nil && !notice {
 		p.dropped()
 	}
-	if p.lossNotice == nil || errors.Is(outcome, ErrClosed) {
+	if p.lossNotice == nil || errors.Is(outcome, ErrClosed) || m.channel == p.lossChannel && !notice {
 		return
 	}
 	channel := m.channel

@@ -30,7 +30,7 @@ type RedisOptions struct {
 	ProbeInterval time.Duration
 	// LossNotice is published on every channel on which a publish has failed, once Redis can be reached again, so that those who
 	// receive there learn that a message may be missing; nil: nothing is. When there are too many such channels, it is published on
-	// LossChannel instead, in the name of all.
+	// LossChannel instead, in the name of all; what else is published there is no message that anybody misses.
 	LossNotice  []byte
 	LossChannel string
 	// Dropped is called for each message that was not published, from the caller of Publish or the publishing goroutine; it must not

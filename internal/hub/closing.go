@@ -4,7 +4,9 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/coder/websocket"
 	"go.uber.org/zap"
@@ -35,13 +37,23 @@ func (s *Session) closing(peerCode int, err error) closing {
 		return c
 	}
 	if frame, ok := errors.AsType[websocket.CloseError](err); ok {
-		return closing{peerCode, frame.Reason, "client"}
+		return closing{peerCode, printable(frame.Reason), "client"}
 	}
 	c = closing{code: closeAbnormal, by: "network"}
 	if err != nil {
-		c.reason = err.Error()
+		c.reason = printable(err.Error())
 	}
 	return c
+}
+
+// printable returns s without what could steer the terminal of whoever reads the log.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 // label is the code as metrics tell it. A peer may choose any code: those without a meaning here are one.

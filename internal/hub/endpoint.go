@@ -14,6 +14,7 @@ type Endpoint struct {
 	hub       *Hub
 	admission string                 // guarded by Hub.mu
 	config    string                 // guarded by Hub.mu
+	removed   atomic.Bool            // no configuration has it any more; set once
 	policy    atomic.Pointer[Policy] // never nil
 	limits    atomic.Pointer[ws.Limits]
 }
@@ -77,6 +78,9 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 		if old != nil && old.MaxAge != b.Policy.MaxAge {
 			aged = append(aged, e)
 		}
+	}
+	for _, e := range orphans {
+		e.removed.Store(true)
 	}
 	h.endpoints = slices.Clone(heirs)
 	h.mu.Unlock()

@@ -28,19 +28,21 @@ type Order struct {
 }
 
 // Do carries an order out on all instances. It returns on how many connections of this one it is; the others are only sent the order, and it
-// is lost on those that can't be reached.
-func (h *Hub) Do(o Order) (here int) {
+// is lost on those that can't be reached. Degraded tells that this may be all of them.
+func (h *Hub) Do(o Order) (here int, degraded bool) {
 	here = h.obey(o)
-	if h.running.Load() && h.backend.Shared {
-		body, err := json.Marshal(o)
-		if err != nil {
-			h.logger.Error("encoding order", zap.Error(err)) // two strings: it can't fail
-			return here
-		}
-		payload := append([]byte{fromOperator}, h.id...)
-		h.backend.Bus.Publish(redisdb.UsersChannel(h.opts.Base), append(append(payload, '\n'), body...), nil)
+	if !h.running.Load() || !h.backend.Shared {
+		return here, false
 	}
-	return here
+	body, err := json.Marshal(o)
+	if err != nil {
+		h.logger.Error("encoding order", zap.Error(err)) // three strings: it can't fail
+		return here, true
+	}
+	payload := append([]byte{fromOperator}, h.id...)
+	return here, h.outcome(func(done func(error)) {
+		h.backend.Bus.Publish(redisdb.UsersChannel(h.opts.Base), append(append(payload, '\n'), body...), done)
+	})
 }
 
 // receiveOrder carries out what an operator has told another instance.

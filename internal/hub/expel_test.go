@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -91,19 +92,20 @@ func TestOrders(t *testing.T) {
 	for _, c := range []*client{ann, again, bob} {
 		enter(c, "lobby")
 	}
-	if n := h.Do(Order{User: "ann", Room: "lobby"}); n != 2 {
-		t.Errorf("%d connections, want 2", n)
+	do := func(o Order, want int) {
+		t.Helper()
+		if n, degraded := h.Do(o); n != want || degraded {
+			t.Errorf("%d connections, degraded %t, want %d", n, degraded, want)
+		}
 	}
+	do(Order{User: "ann", Room: "lobby"}, 2)
 	for _, c := range []*client{ann, again} {
 		equal(t, "left", c.Next("left")["reason"], "kicked")
 		enter(c, "lobby")
 	}
-	if n := h.Do(Order{User: "ann", Room: "elsewhere"}) + h.Do(Order{Conn: "nobody"}); n != 0 {
-		t.Errorf("%d connections, want none", n)
-	}
-	if n := h.Do(Order{Conn: ann.Conn}); n != 1 {
-		t.Errorf("%d connections, want 1", n)
-	}
+	do(Order{User: "ann", Room: "elsewhere"}, 0)
+	do(Order{Conn: "nobody"}, 0)
+	do(Order{Conn: ann.Conn}, 1)
 	bye := ann.Next("bye")
 	if _, in := bye["reconnect_in"]; bye["code"] != 4005.0 || bye["reason"] != "kicked" || in {
 		t.Errorf("bye %v", bye)
@@ -130,4 +132,9 @@ func TestOrders(t *testing.T) {
 		}
 	}
 	equal(t, "orders sent", sent, 4)
+	h.bus.fail = errors.New("no Redis")
+	h.bus.mu.Unlock()
+	_, degraded := h.Do(Order{User: "ann"})
+	h.bus.mu.Lock()
+	equal(t, "degraded when the bus has failed", degraded, true)
 }

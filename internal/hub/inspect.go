@@ -156,23 +156,25 @@ func (h *Hub) ConnectionsOf(user, room, after string, limit int) (connections []
 type UserInfo struct {
 	presence.OnlineUser // empty unless Online
 	Online              bool
-	Connections         []Connection // those here
+	Connections         []Connection // those here, the first of them
+	Next                string       // where the following page of connections starts; empty: these are all
 	Degraded            bool         // only the connections here are known, and no status
 }
 
-// User returns what is known of a user.
-func (h *Hub) User(ctx context.Context, id string) (u UserInfo, err error) {
+// User returns what is known of a user, with at most limit connections.
+func (h *Hub) User(ctx context.Context, id string, limit int) (u UserInfo, err error) {
 	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
 	defer cancel()
 	u.OnlineUser, u.Online, err = h.backend.Store.User(ctx, id)
 	if errors.Is(err, presence.ErrInvalid) || errors.Is(err, presence.ErrClosed) {
 		return u, err
 	}
-	u.Connections, _ = h.ConnectionsOf(id, "", "", math.MaxInt)
 	if err != nil {
 		u.Degraded = true
-		u.OnlineUser, u.Online = seenHere(id, u.Connections)
+		all, _ := h.ConnectionsOf(id, "", "", math.MaxInt)
+		u.OnlineUser, u.Online = seenHere(id, all)
 	}
+	u.Connections, u.Next = h.ConnectionsOf(id, "", "", limit)
 	return u, nil
 }
 

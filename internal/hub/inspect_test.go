@@ -75,6 +75,10 @@ func TestPages(t *testing.T) {
 	equal(t, "connections of ann in r0", connections("ann", "r0"), []string{ann.Conn})
 	equal(t, "connections in r1", len(connections("", "r1")), 2)
 	equal(t, "connections", len(connections("", "")), 4)
+	u, err := h.User(t.Context(), "ann", 2)
+	if err != nil || len(u.Connections) != 2 || u.Connections[1].ID != ids[1] || u.Next != ids[1] || u.Conns != 3 {
+		t.Errorf("ann is %v, %v", u, err)
+	}
 	infos, _ := h.Rooms("r1", "", 10)
 	equal(t, "r1", infos, []RoomInfo{{Room: "r1", Count: 2, Connections: 2}})
 	all, _ := h.ConnectionsOf("bob", "", "", 10)

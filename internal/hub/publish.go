@@ -15,11 +15,17 @@ func (h *Hub) MaxMessage() int {
 // Publish sends a message that is from no client to everybody in a room, on all instances. No rule and no limit holds it back. The caller has
 // checked the names, that data is JSON in UTF-8, and its size. Degraded tells that other instances may not get it.
 func (h *Hub) Publish(room, event string, data []byte) (degraded bool) {
+	b := wire.AppendMessage(ws.Buffer(len(data)+len(room)+len(event)+128), room, event, data, nil, time.Now().UnixMilli())
+	return h.outcome(func(done func(error)) { h.send(h.room(room), room, b, nil, done) })
+}
+
+// outcome waits for what becomes of a publish to the other instances, no longer than for any call of a shared store. Degraded tells that they
+// may not get it.
+func (h *Hub) outcome(publish func(done func(error))) (degraded bool) {
 	ctx, cancel := h.context()
 	defer cancel()
-	b := wire.AppendMessage(ws.Buffer(len(data)+len(room)+len(event)+128), room, event, data, nil, time.Now().UnixMilli())
 	done := make(chan error, 1)
-	h.send(h.room(room), room, b, nil, func(err error) { done <- err })
+	publish(func(err error) { done <- err })
 	select {
 	case err := <-done:
 		return err != nil

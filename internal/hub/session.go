@@ -163,7 +163,7 @@ func (s *Session) begin(autoJoin []string) {
 	s.work.Lock()
 	defer s.work.Unlock()
 	s.welcome()
-	if s.hub.draining.Load() {
+	if s.hub.draining.Load() || s.endpoint.removed.Load() {
 		s.close(wire.CloseRestart, "restart", false) // it came in too late to be closed with the others
 	}
 	ctx, cancel := s.hub.context()
@@ -199,9 +199,9 @@ func (s *Session) welcome() {
 // startAge starts the time after which the connection is asked to come again, jittered so that not all come at once. Called again, it
 // starts anew with what is left of a new policy's age.
 func (s *Session) startAge() {
-	most := s.endpoint.Policy().MaxAge
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	most := s.endpoint.Policy().MaxAge // with mu locked: who comes last has the newest
 	if s.age != nil {
 		s.age.Stop()
 		s.age = nil
