@@ -51,6 +51,7 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 	case e.Name() == "started":
 		a.activate()
 	case caddy.Exiting():
+		beginExit()
 		for _, handlers := range a.handlers {
 			handlers[0].hub.beginClose()
 		}

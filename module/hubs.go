@@ -29,6 +29,12 @@ var hubs = caddy.NewUsagePool()
 // leaving are the hubs that are being closed, as keys: a reload takes them out of the pool before they are.
 var leaving sync.Map
 
+// exit is closed when the process begins to end.
+var (
+	exit      = make(chan struct{})
+	beginExit = sync.OnceFunc(func() { close(exit) })
+)
+
 func init() {
 	// The process would end under their clients.
 	caddy.OnExit(func(context.Context) {
@@ -172,13 +178,10 @@ func (s *sharedHub) limiter(l LimitConfig) ratelimit.Limiter {
 	return ratelimit.Fallback{Shared: s.cluster, Local: s.local, Outage: ratelimit.Outage(l.OnOutage)}
 }
 
-// closeMargin is what closing a hub may take besides its drain.
-const closeMargin = 500 * time.Millisecond
-
 // beginClose starts to close the hub, once. It returns at once.
 func (s *sharedHub) beginClose() {
 	s.closing.Do(func() {
-		s.until = time.Now().Add(s.DrainTime() + closeMargin)
+		s.until = time.Now().Add(s.DrainTime() + hub.CloseTime)
 		leaving.Store(s, nil)
 		go func() {
 			defer close(s.closed)
@@ -195,13 +198,14 @@ func (s *sharedHub) beginClose() {
 	})
 }
 
-// awaitClose waits for the clients to be sent away, but not for a Redis that does not answer. Hubs that close together are waited for no
-// longer than one.
+// awaitClose waits, as the process ends, for the clients to be sent away, but not for a Redis that does not answer. Hubs that close together
+// are waited for no longer than one.
 func (s *sharedHub) awaitClose() {
+	beginExit()
 	s.beginClose()
 	select {
 	case <-s.closed:
-	case <-time.After(time.Until(s.until)):
+	case <-time.After(max(time.Until(s.until), hub.CloseTime)):
 	}
 }
 
@@ -218,16 +222,25 @@ func (s *sharedHub) Destruct() error {
 }
 
 func (s *sharedHub) close() error {
-	ctx, cancel := context.WithDeadline(context.Background(), s.until)
+	if !s.Running() {
+		return s.release(nil)
+	}
+	about := []zap.Field{zap.String("hub", s.key.name), zap.String("redis", s.key.redis.String())}
+	s.logger.Info("hub is drained", append(about, zap.Int("connections", s.Connections()), zap.Duration("drain", s.DrainWindow()))...)
+	err := s.release(s.Close(exit))
+	s.logger.Info("hub is closed", about...)
+	s.events.announce(eventHubDrained, map[string]any{"node": s.Node()})
+	ctx, cancel := context.WithTimeout(context.Background(), hub.CloseTime)
 	defer cancel()
-	// At exit other instances may take the clients over; a hub that a reload has removed has no others to go to.
-	err := errors.Join(s.Close(ctx, caddy.Exiting()), s.local.Close())
+	s.events.close(ctx)
+	return err
+}
+
+// release closes what the hub has worked with, after it has ended with err.
+func (s *sharedHub) release(err error) error {
+	err = errors.Join(err, s.local.Close())
 	if s.db != nil {
 		err = errors.Join(err, s.cluster.Close(), s.db.Close())
-	}
-	if s.Running() {
-		s.events.announce(eventHubDrained, map[string]any{"node": s.Node()})
-		s.events.close(ctx)
 	}
 	return err
 }

@@ -321,6 +321,9 @@ func (s *Redis) retire(ctx context.Context, hold time.Duration) error {
 		return nil
 	}
 	iid := s.iid
+	if len(s.conns) == 0 {
+		hold = 0 // there is nobody whose place others should keep
+	}
 	o := s.push(&op{
 		script: retireScript,
 		about:  s.keys.leases(),
@@ -336,7 +339,7 @@ func (s *Redis) retire(ctx context.Context, hold time.Duration) error {
 	if hold > 0 {
 		return nil
 	}
-	if err := s.reap(ctx, iid); err != nil {
+	if _, err := s.reap(ctx, iid); err != nil {
 		return fmt.Errorf("presence: leaving everything: %w", err)
 	}
 	return nil

@@ -378,7 +378,7 @@ func TestRedisReapedAlive(t *testing.T) {
 	if err := c.redis.ZAdd(t.Context(), s.keys.leases(), redis.Z{Member: iid, Score: 1}).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.nodes[1].reap(t.Context(), iid); err != nil {
+	if _, err := c.nodes[1].reap(t.Context(), iid); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "all are back", func() bool {

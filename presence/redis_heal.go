@@ -115,10 +115,11 @@ func (s *Redis) clear(dead []string) {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	for _, iid := range dead {
-		if s.reap(ctx, iid) != nil {
+		died, err := s.reap(ctx, iid)
+		if err != nil {
 			return
 		}
-		s.buried(iid)
+		s.buried(iid, died)
 	}
 }
 
@@ -209,11 +210,12 @@ func (s *Redis) reunite(life context.Context, others map[string]bool) bool {
 			if ends > now || s.mine(iid) {
 				continue
 			}
-			if err := s.reap(life, iid); err != nil {
+			died, err := s.reap(life, iid)
+			if err != nil {
 				s.log.Warn("removing a dead instance failed, the next heartbeat tries again", zap.String("dead", iid), zap.Error(err))
 				continue
 			}
-			s.buried(iid)
+			s.buried(iid, died)
 		}
 		return life.Err() == nil
 	}
@@ -268,5 +270,6 @@ func (s *Redis) dispose(ctx context.Context, old string) error {
 	if err := s.run(ctx, retireScript, keys, old, 0, string(ReasonTimeout)).Err(); err != nil {
 		return err
 	}
-	return s.reap(ctx, old)
+	_, err := s.reap(ctx, old)
+	return err
 }

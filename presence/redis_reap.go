@@ -37,27 +37,32 @@ func (s *Redis) bury(dead string) {
 		if !s.sleep(s.ctx, rand.N(500*time.Millisecond)) {
 			return
 		}
-		if err := s.reap(s.ctx, dead); err != nil {
+		died, err := s.reap(s.ctx, dead)
+		if err != nil {
 			s.log.Warn("removing a dead instance failed, the next heartbeat tries again", zap.String("dead", dead), zap.Error(err))
 			return
 		}
-		s.buried(dead)
+		s.buried(dead, died)
 	})
 }
 
-// buried tells that a dead instance was removed.
-func (s *Redis) buried(dead string) {
+// buried tells that an instance was removed, which had died or given up its lease, as one that is stopped does.
+func (s *Redis) buried(iid string, died bool) {
+	if !died {
+		s.log.Debug("removed what an instance has left", zap.String("instance", iid))
+		return
+	}
 	s.reaped()
-	s.log.Info("removed a dead instance", zap.String("dead", dead))
+	s.log.Info("removed a dead instance", zap.String("dead", iid))
 }
 
 // reap removes an instance whose lease has ended, with all its connections. Any number of instances may do so at the same time: each
-// connection is removed, and told as gone, once.
-func (s *Redis) reap(ctx context.Context, dead string) error {
+// connection is removed, and told as gone, once, and that the instance had died is told to one of them.
+func (s *Redis) reap(ctx context.Context, dead string) (died bool, err error) {
 	k := s.keys
 	fenced, err := s.run(ctx, reapFence, []string{k.leases(), k.counters()}, dead).Int()
 	if err != nil || fenced == 0 {
-		return err
+		return false, err
 	}
 	if err := s.each(ctx, k.roomsOf(dead), func(rooms []string) error {
 		for _, room := range rooms {
@@ -67,14 +72,15 @@ func (s *Redis) reap(ctx context.Context, dead string) error {
 		}
 		return nil
 	}); err != nil {
-		return err
+		return false, err
 	}
 	if err := s.each(ctx, k.usersOf(dead), func(users []string) error {
 		return s.reapUsers(ctx, dead, users)
 	}); err != nil {
-		return err
+		return false, err
 	}
-	return s.run(ctx, reapEnd, []string{k.leases(), k.reasons(), k.roomsOf(dead), k.usersOf(dead)}, dead).Err()
+	end, err := s.run(ctx, reapEnd, []string{k.leases(), k.reasons(), k.roomsOf(dead), k.usersOf(dead)}, dead).Int()
+	return end == 1, err
 }
 
 // each calls f with some members of a set until the set is empty, which is what f makes it.

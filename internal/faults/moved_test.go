@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -118,6 +119,35 @@ func TestReloadBackAndForth(t *testing.T) {
 	c.talk()
 	w.disperse()
 	c.contented()
+	c.finish()
+}
+
+// TestReloadChangesLogin gives one instance another login to the same Redis, which makes a new hub of it: its clients are asked to come again,
+// and nobody was away.
+func TestReloadChangesLogin(t *testing.T) {
+	t.Parallel()
+	s, drain := moving()
+	s.grace = max(s.grace, 5*time.Second) // the machine may be slow
+	c := start(t, s, options{lines: drain})
+	if err := c.store.Do(t.Context(), "ACL", "SETUSER", "other", "on", ">secret", "~*", "&*", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	w := c.gather(0)
+	before, links := []footprint{c.footprint(0), c.footprint(1)}, c.links()
+	stay := len(c.on(1))
+	c.reload(0, edition{redis: "redis://other:secret@" + c.redis.Addr, lines: drain})
+	c.settled(func() error {
+		if n := w.unmoved(); n > stay {
+			return fmt.Errorf("%d are where they were", n)
+		}
+		return nil
+	})
+	w.back()
+	c.settled(c.check)
+	c.flat(before, links)
+	w.undisturbed()
+	c.talk()
+	w.disperse()
 	c.finish()
 }
 

@@ -84,7 +84,7 @@ func TestTwins(t *testing.T) {
 		},
 		{
 			"members of a stopping instance leave one by one",
-			[]caddytest.Edit{{File: "internal/hub/session.go", Old: "if !s.hub.draining.Load() {\n		s.hub.backend", New: "if hold = 0; true {\n		s.hub.backend"}},
+			[]caddytest.Edit{{File: "internal/hub/session.go", Old: "s.hub.backend.Store.Disconnect(s.id, hold, reason)", New: "s.hub.backend.Store.Disconnect(s.id, 0*hold, reason)"}},
 			hasty(rollingRestart), "events [leave",
 		},
 	} {

@@ -199,7 +199,7 @@ func TestRefusingAfterCloseLeavesNothing(t *testing.T) {
 		if !e.Accepting() {
 			t.Error("not accepting")
 		}
-		_ = h.Close(context.Background(), true) // meanwhile
+		_ = h.Close(exiting) // meanwhile
 		_ = e.Refuse(w, r, wire.CloseUnauthorized, &wire.Refusal{Error: wire.Error{Code: wire.Unauthorized}})
 		close(refused)
 	}))
@@ -415,9 +415,7 @@ func TestChaos(t *testing.T) {
 	time.Sleep(4 * time.Second)
 	closed := make(chan struct{})
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		_ = h.Close(ctx, true)
+		_ = h.Close(exiting)
 		close(closed)
 	}()
 	select {

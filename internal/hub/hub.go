@@ -137,10 +137,11 @@ func (h *Hub) subscribeUsers() {
 	}
 }
 
-// Close gives every connection a notice and a close frame, spread over the longest drain of the endpoints, waits until
-// they are gone, then gives up presence and closes the backend. With comeBack members keep their places for the longest grace, as
-// other instances go on with the hub; otherwise they leave. ctx bounds all of it.
-func (h *Hub) Close(ctx context.Context, comeBack bool) error {
+// Close gives every connection a notice and a close frame, spread over the longest drain of the endpoints, waits until they are gone, and
+// closes the backend when nobody can be back in time any more. That may be on another instance, or in another hub that a reload has put in
+// this one's place: who is, was never away. It is not waited for once exit is closed, as the process ends then: the other instances keep
+// the places. All but that takes DrainTime and CloseTime at most, if the backend answers.
+func (h *Hub) Close(exit <-chan struct{}) error {
 	h.mu.Lock()
 	closed := h.draining.Swap(true)
 	h.mu.Unlock()
@@ -150,11 +151,8 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 	if closed || !h.running.Load() {
 		return nil
 	}
-	h.drain(ctx)
-	var grace time.Duration
-	if comeBack {
-		grace = most(h, func(p *Policy) time.Duration { return p.Grace })
-	}
+	h.drain()
+	grace := h.keepPlaces(exit)
 
 	h.mu.Lock()
 	for _, r := range h.rooms {
@@ -167,10 +165,32 @@ func (h *Hub) Close(ctx context.Context, comeBack bool) error {
 	for _, limit := range observed {
 		h.tellObserved(limit)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), CloseTime)
+	defer cancel()
 	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Bus.Close())
 	h.unwatched()
 	h.pool.Close()
 	return err
+}
+
+// CloseTime is what closing a hub takes at most besides its drain and the time that places are kept.
+const CloseTime = 500 * time.Millisecond
+
+// keepPlaces waits until none of those who were sent away can be back in time any more, or exit is closed. It returns for how long others
+// should keep their places.
+func (h *Hub) keepPlaces(exit <-chan struct{}) time.Duration {
+	grace := most(h, func(p *Policy) time.Duration { return p.Grace })
+	if !h.backend.Shared || grace <= 0 {
+		return 0
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-exit:
+		return grace
+	case <-timer.C:
+		return 0
+	}
 }
 
 // gauges returns how things stand, for the metrics.
@@ -185,9 +205,9 @@ func (h *Hub) gauges() metrics.Gauges {
 // DrainTime is how long it takes at most to send all clients away: they have a moment to answer also when all are closed at once.
 func (h *Hub) DrainTime() time.Duration { return max(h.DrainWindow(), time.Second) }
 
-// drain closes all connections, spread over the drain window, and waits until they are gone or ctx ends.
-func (h *Hub) drain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, h.DrainTime())
+// drain closes all connections, spread over the drain window, and waits until they are gone.
+func (h *Hub) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), h.DrainTime())
 	defer cancel()
 	// Most of the window is for closing, the rest for the clients' answers.
 	h.closeSpread(ctx, h.DrainWindow()*3/4, func(*Session) bool { return true })

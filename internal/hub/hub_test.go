@@ -54,6 +54,9 @@ func (b *recordingBus) Publish(channel string, payload []byte, done func(error))
 	}
 }
 
+// exiting is the exit of a process that has begun.
+var exiting = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
+
 func defaultPolicy() *Policy {
 	return &Policy{
 		Transport: ws.Limits{MaxFrame: 4 << 10, SendQueue: 1 << 20, WriteTimeout: 10 * time.Second},
@@ -87,9 +90,7 @@ func open(t *testing.T, change func(*Policy)) *house {
 	}))
 	t.Cleanup(func() {
 		h.server.Close()
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		if err := h.Close(ctx, true); err != nil {
+		if err := h.Close(exiting); err != nil {
 			t.Error(err)
 		}
 	})
@@ -507,7 +508,7 @@ func TestCloseSaysWhenToComeBack(t *testing.T) {
 		clients[i].Next("ack")
 	}
 	done := make(chan error)
-	go func() { done <- h.Close(context.Background(), true) }()
+	go func() { done <- h.Close(exiting) }()
 	for _, c := range clients {
 		bye := c.Next("bye")
 		equal(t, "code", bye["code"], 4200.0)

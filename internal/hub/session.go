@@ -304,10 +304,7 @@ func (s *Session) end(peerCode int, err error) {
 	if s.anonymous {
 		hold = 0 // its id is of this connection: it can't come back
 	}
-	// A hub that drains gives up presence as a whole, so that who comes back to another instance was never away.
-	if !s.hub.draining.Load() {
-		s.hub.backend.Store.Disconnect(s.id, hold, reason)
-	}
+	s.hub.backend.Store.Disconnect(s.id, hold, reason)
 	for _, m := range s.rooms {
 		m.room.exit()
 	}

@@ -134,7 +134,7 @@ func TestTailEndsWithItsHub(t *testing.T) {
 			ended <- err
 		}()
 		synctest.Wait() // until it waits
-		if err := h.Close(t.Context(), false); err != nil {
+		if err := h.Close(exiting); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-ended; !errors.Is(err, ErrClosing) {
