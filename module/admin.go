@@ -84,7 +84,7 @@ func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	}
 	route, known := adminRoutes[section]
 	if !known {
-		return adminError(http.StatusNotFound, "nothing is at %s (behind %s<hub>/ there are: %s)", r.URL.Path, adminPrefix,
+		return adminError(http.StatusNotFound, "nothing is at %s (behind %s{hub}/ there are: %s)", r.URL.Path, adminPrefix,
 			strings.Join(slices.Sorted(maps.Keys(adminRoutes)), ", "))
 	}
 	if err := checkMethod(w, r, route.methods); err != nil {
@@ -162,8 +162,11 @@ func badRequest(format string, args ...any) error {
 
 // checkRoomName tells what is wrong with a room's name.
 func checkRoomName(name string) error {
+	if name == "" {
+		return badRequest("room is missing")
+	}
 	if err := wire.CheckRoom(name); err != nil {
-		return badRequest("room %q: %s", name, err.Message)
+		return badRequest("bad room %.300q: %s", name, err.Message)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package module
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -109,7 +110,11 @@ func readBody(w http.ResponseWriter, r *http.Request, most int, form string, int
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
+	err = d.Decode(into)
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return badRequest("bad body: %s can't be a JSON %s (allowed: %s)", cmp.Or(wrong.Field, "it"), wrong.Value, form)
+	}
+	if err != nil {
 		return badRequest("bad body: %s (allowed: %s)", strings.TrimPrefix(err.Error(), "json: "), form)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {

@@ -249,8 +249,9 @@ func checked(parse parser, check func() error) parser {
 // flag parses a word that stands alone.
 func flag(to *bool) parser {
 	return func(d *caddyfile.Dispenser) error {
+		name := d.Val()
 		if d.NextArg() {
-			return d.ArgErr()
+			return d.Errf("unexpected argument '%s': %s stands alone", d.Val(), name)
 		}
 		*to = true
 		return nil

@@ -66,7 +66,7 @@ func (s *sharedHub) examine(h *adminHealth) {
 	case !s.db.Up():
 		h.Status, h.Redis, h.Delivery = statusDegraded, "out of reach, going on without it", "within this instance only"
 		h.Problems = append(h.Problems, fmt.Sprintf("%s is out of reach (%v): until it is back, members and messages are those of this instance alone, "+
-			"and limits of the cluster do what their on_outage says; check that Redis runs and can be reached from here", s.key.redis, s.db.Err()))
+			"and limits of the cluster do what their on_outage says; check that Redis runs, can be reached from here, and takes the login", s.key.redis, s.db.Err()))
 		return
 	}
 	h.Redis, h.Delivery = "connected", "messages of all instances arrive"

@@ -107,8 +107,13 @@ func (h *Handler) validateLimits() error {
 // validate tells what is wrong with a limit apart from its name.
 func (l LimitConfig) validate() error {
 	l = l.withDefaults()
-	if l.On == "" {
+	switch {
+	case l.On == "":
 		return fmt.Errorf("on is missing (allowed: %s)", strings.Join(onWords, ", "))
+	case l.Events == 0:
+		return fmt.Errorf("events is missing (allowed: %s)", limitEvents)
+	case l.Window == 0:
+		return fmt.Errorf("window is missing (allowed: %s)", limitWindow)
 	}
 	err := cmp.Or(
 		checkWord("on", l.On, onWords),

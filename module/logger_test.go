@@ -116,7 +116,7 @@ func TestConnectionLog(t *testing.T) {
 		"ann": {"code": 3210.0, "reason": "enough", "by": "client", "conn": ann.Conn, "room_count": 2.0, "rooms": []any{"attic", "lobby"},
 			"messages_in": 3.0, "logger": "http.handlers.rooms.conn", "level": "info"},
 		"bob":     {"code": 1000.0, "reason": "", "by": "client", "messages_in": 2.0, "rooms": []any{"lobby"}},
-		"cut":     {"code": 1006.0, "by": "network", "rooms": []any{}},
+		"cut":     {"code": 1006.0, "reason": "lost", "by": "network", "rooms": []any{}},
 		"flooder": {"code": 4100.0, "reason": "flood", "by": "server", "messages_in": 22.0},
 	} {
 		for field, value := range want {

@@ -39,6 +39,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // upgrade makes the request a connection, or refuses it.
 func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	for _, name := range []string{"rooms.conn", "rooms.user"} {
+		repl.Set(name, "") // until it is known; else error pages would show the placeholder
+	}
 	if err := checkHandshake(w, r); err != nil {
 		return err
 	}
@@ -54,7 +58,6 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if !h.originAllowed(r) {
 		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("origin %q not allowed", r.Header.Get("Origin")))
 	}
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	keys := h.expandKeys(repl)
 	if limit, decision := endpoint.Connect(r.Context(), keys); limit != nil {
 		return refuseLimit(w, limit, decision)

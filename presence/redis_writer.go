@@ -266,10 +266,13 @@ func (s *Redis) sendOnce() (again []*op, err error) {
 	for i, o := range s.inflight {
 		cmds[i] = o.script.EvalSha(ctx, pipe, o.keys, o.args...)
 	}
-	_, _ = pipe.Exec(ctx) // every command has its own error
+	_, failed := pipe.Exec(ctx)
 	for _, cmd := range cmds {
 		o := s.inflight[0]
 		res, err := cmd.Slice()
+		if err != nil && cmd.Err() == nil {
+			err = failed // no connection: go-redis leaves the commands as they are when Redis refused to set it up
+		}
 		switch {
 		case err != nil && redis.HasErrorPrefix(err, "NOSCRIPT"):
 			again = append(again, o)

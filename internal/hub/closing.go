@@ -2,9 +2,12 @@ package hub
 
 import (
 	"errors"
+	"io"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -26,24 +29,36 @@ type closing struct {
 	code   int
 	reason string
 	by     string // server, client or network
+	err    error  // what the network has said, or how the protocol was broken; nil otherwise
 }
 
 // closing tells how the connection has ended, given how the peer has ended it.
 func (s *Session) closing(peerCode int, err error) closing {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := closing{s.code, s.reason, "server"}
+	c := closing{code: s.code, reason: s.reason, by: "server"}
 	if c.code != 0 {
 		return c
 	}
 	if frame, ok := errors.AsType[websocket.CloseError](err); ok {
-		return closing{peerCode, printable(frame.Reason), "client"}
+		return closing{code: peerCode, reason: printable(frame.Reason), by: "client"}
 	}
-	c = closing{code: closeAbnormal, by: "network"}
-	if err != nil {
-		c.reason = printable(err.Error())
+	if err == nil || lost(err) {
+		return closing{closeAbnormal, "lost", "network", err}
 	}
-	return c
+	return closing{int(websocket.StatusProtocolError), "protocol error", "server", err}
+}
+
+// lost tells whether a connection has ended with err because it is not there any more.
+func lost(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
+		return true
+	}
+	if _, ok := errors.AsType[net.Error](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[syscall.Errno](err)
+	return ok
 }
 
 // printable returns s without what could steer the terminal of whoever reads the log.
@@ -89,11 +104,15 @@ func (s *Session) record(peerCode int, err error) {
 	}
 	slices.Sort(rooms)
 	in, out := s.conn.Traffic()
-	entry.Write(
+	fields := []zap.Field{
 		zap.String("conn", s.id), zap.String("user", s.user), zap.Duration("duration", time.Since(s.opened)),
 		zap.Int("messages_in", in.Messages), zap.Int("bytes_in", in.Bytes),
 		zap.Int("messages_out", out.Messages), zap.Int("bytes_out", out.Bytes),
 		zap.Strings("rooms", rooms), zap.Int("room_count", len(s.rooms)),
 		zap.Int("code", end.code), zap.String("reason", end.reason), zap.String("by", end.by),
-	)
+	}
+	if end.err != nil {
+		fields = append(fields, zap.String("error", printable(end.err.Error())))
+	}
+	entry.Write(fields...)
 }

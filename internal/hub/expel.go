@@ -122,7 +122,13 @@ const expelling = 64
 func (h *Hub) enforce(aged []*Endpoint) {
 	defer h.recovered(nil)
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	connections := 0
+	defer func() {
+		wg.Wait()
+		if connections > 0 {
+			h.logger.Info("connections taken out of rooms that they may not be in any more", zap.Int("connections", connections))
+		}
+	}()
 	free := make(chan struct{}, expelling)
 	h.eachSession(func(s *Session) {
 		if slices.Contains(aged, s.endpoint) {
@@ -132,6 +138,7 @@ func (h *Hub) enforce(aged []*Endpoint) {
 		if len(rooms) == 0 {
 			return
 		}
+		connections++
 		free <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-free }()

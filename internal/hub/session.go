@@ -134,6 +134,7 @@ func (e *Endpoint) Refuse(w http.ResponseWriter, r *http.Request, code int, refu
 	go func() {
 		defer e.hub.recovered(conn)
 		in := cmp.Or(refusal.RetryAfter, reconnectIn(code))
+		refusal.RetryAfter = in
 		conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), refusal)))
 		conn.Close(code, wire.CloseReason(code, in), ws.Text(wire.AppendBye(ws.Buffer(128), code, string(refusal.Code), in)), false)
 		_, _ = conn.ReadLoop(func(ws.Message) {}) // until the peer has answered
