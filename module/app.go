@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
 func init() {
@@ -26,6 +27,7 @@ type App struct {
 	events   *caddyevents.App
 	handlers map[hubKey][]*Handler
 	redis    map[string]redisIdentity // by the name of the hub
+	shown    []*metrics.Hub           // the metrics that are to be shown
 }
 
 // CaddyModule returns the Caddy module information.
@@ -63,9 +65,13 @@ func (a *App) Handle(_ context.Context, e caddy.Event) error {
 
 // succeed puts the configuration in force that has started, if there is one.
 func succeed() {
+	before := inForce
 	inForce, next = next, nil
 	if inForce != nil {
 		inForce.activate()
+	}
+	if before != nil {
+		before.unshow()
 	}
 }
 
