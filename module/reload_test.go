@@ -54,7 +54,7 @@ func TestSocketsSurviveReload(t *testing.T) {
 	for name, text := range map[string]string{
 		"syntax":         with("nonsense"),
 		"contradiction":  strings.Replace(with("redis redis://127.0.0.1:1"), "rooms /ws", "rooms /other\n\trooms /ws", 1),
-		"another module": with("") + "\n:99999 {\n}\n",
+		"another module": with("") + "\nhttps://localhost:1 {\n\ttls /not/there.crt /not/there.key\n}\n",
 	} {
 		if status, answer := c.Reload(text); status == 200 {
 			t.Errorf("%s: a bad configuration was loaded: %s", name, answer)
