@@ -37,6 +37,9 @@ func (adminRooms) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// Provision implements caddy.Provisioner. Requests may come before anything else of the configuration is provisioned.
+func (adminRooms) Provision(ctx caddy.Context) error { return showInForce(ctx) }
+
 // Routes implements caddy.AdminRouter.
 func (adminRooms) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{Pattern: adminPrefix, Handler: caddy.AdminHandlerFunc(serveAdmin)}}
@@ -188,5 +191,6 @@ func writeAdmin(w http.ResponseWriter, status int, v any) error {
 // Interface guards
 var (
 	_ caddy.Module      = (*adminRooms)(nil)
+	_ caddy.Provisioner = (*adminRooms)(nil)
 	_ caddy.AdminRouter = (*adminRooms)(nil)
 )

@@ -9,11 +9,16 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
 func init() {
 	caddy.RegisterModule(App{})
 }
+
+// inForce is the app of the configuration that is live, and next that of one which has started, but which Caddy may still refuse as long as the
+// other has not been stopped. Caddy starts and ends configurations one at a time, and only then these are used.
+var inForce, next *App
 
 // App knows all handlers of one configuration. It has no configuration of its own and is loaded by the handlers.
 type App struct {
@@ -22,6 +27,7 @@ type App struct {
 	events   *caddyevents.App
 	handlers map[hubKey][]*Handler
 	redis    map[string]redisIdentity // by the name of the hub
+	shown    []*metrics.Hub           // the metrics that are to be shown
 }
 
 // CaddyModule returns the Caddy module information.
@@ -41,22 +47,32 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.ctx, a.events = ctx, events.(*caddyevents.App)
 	// Start would be too early for a policy: another app may still fail to start, and then the old configuration goes on.
-	// Cleanup would be too late for a farewell: at exit it comes after all other requests have ended.
+	// Stop would be late for the next policy and a farewell: other apps may stop first, and wait for requests to end.
 	return errors.Join(a.events.On("started", a), a.events.On("stopping", a))
 }
 
-// Handle implements caddyevents.Handler: the configuration is live, or at its end.
+// Handle implements caddyevents.Handler: the configuration has started, or is at its end.
 func (a *App) Handle(_ context.Context, e caddy.Event) error {
-	switch {
-	case e.Name() == "started":
-		a.activate()
-	case caddy.Exiting():
-		beginExit()
-		for _, handlers := range a.handlers {
-			handlers[0].hub.beginClose()
-		}
+	if e.Name() != "started" {
+		return a.Stop()
+	}
+	next = a
+	if inForce == nil {
+		succeed()
 	}
 	return nil
+}
+
+// succeed puts the configuration in force that has started, if there is one.
+func succeed() {
+	before := inForce
+	inForce, next = next, nil
+	if inForce != nil {
+		inForce.activate()
+	}
+	if before != nil {
+		before.unshow()
+	}
 }
 
 // activate makes the policies of the configuration those in force, and its logs and event handlers those of the hubs.
@@ -89,12 +105,31 @@ func (a *App) add(h *Handler, key hubKey) error {
 // Start implements caddy.App.
 func (*App) Start() error { return nil }
 
-// Stop implements caddy.App. The handlers give up their hubs.
-func (*App) Stop() error { return nil }
+// Stop implements caddy.App, for whatever reason the configuration ends. If it was in force, another one is now live, or the process is at its
+// end. The handlers give up their hubs by themselves.
+func (a *App) Stop() error {
+	switch {
+	case a == next: // refused in the end
+		next = nil
+	case a != inForce:
+	case caddy.Exiting():
+		beginExit()
+		for _, handlers := range a.handlers {
+			handlers[0].hub.beginClose()
+		}
+	default:
+		succeed()
+	}
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper: a configuration that is refused after all has started is not stopped.
+func (a *App) Cleanup() error { return a.Stop() }
 
 // Interface guards
 var (
 	_ caddy.App           = (*App)(nil)
+	_ caddy.CleanerUpper  = (*App)(nil)
 	_ caddy.Provisioner   = (*App)(nil)
 	_ caddyevents.Handler = (*App)(nil)
 )

@@ -4,7 +4,6 @@ package module
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -12,11 +11,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
-	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
@@ -62,7 +59,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("getting rooms app: %w", err)
 	}
 	key := hubKey{name: h.Hub, redis: redis.identity()}
-	if err := appModule.(*App).add(h, key); err != nil {
+	app := appModule.(*App)
+	if err := app.add(h, key); err != nil {
 		return err
 	}
 	shared, err := loadHub(key, redis, h, h.logger)
@@ -72,21 +70,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.key, h.hub, h.endpoint = &key, shared, new(atomic.Pointer[hub.Endpoint])
 	h.live, h.over = make(chan struct{}), ctx.Done()
 	if h.Metrics != "off" {
-		if err := register(ctx.GetMetricsRegistry(), shared.metrics); err != nil {
+		if err := app.show(shared.metrics); err != nil {
 			return err
 		}
 	}
 	h.policy, err = h.buildPolicy()
 	return err
-}
-
-// register has the metrics of a hub shown. Each configuration has a registry of its own, in which all handlers of a hub show the same.
-func register(registry *prometheus.Registry, m *metrics.Hub) error {
-	err := registry.Register(m)
-	if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !again {
-		return fmt.Errorf("registering metrics: %w", err)
-	}
-	return nil
 }
 
 // Cleanup gives up the hub, which is drained if no other configuration uses it.

@@ -157,10 +157,21 @@ func TestMetrics(t *testing.T) {
 		}
 		last = now
 	}
-	// What is refused shows nothing.
-	never := config(a.Admin, port, "limit never {\n on join\n events 1\n window 1s\n }") + "\n:99999 {\n}\n"
-	if status, _ := a.Reload(never); status == 200 {
-		t.Error("a bad configuration was loaded")
+	// What is refused shows nothing, and takes nothing away, though Caddy leaves its admin endpoint in place.
+	never := config(a.Admin, port, "limit never {\n on join\n events 1\n window 1s\n }")
+	for name, bad := range map[string]string{
+		"before its hubs are known": never + "\nhttps://localhost:1 {\n tls /not/there.crt /not/there.key\n}\n",
+		"behind them":               never + "\nhttp://localhost:" + port + " {\n bind 192.0.2.1\n}\n",
+	} {
+		if status, answer := a.Reload(bad); status == 200 {
+			t.Errorf("%s: a bad configuration was loaded: %s", name, answer)
+		}
+		now := scrape(t, a)
+		for name := range last {
+			if _, ok := now[name]; !ok {
+				t.Errorf("after a refusal %s is gone", name)
+			}
+		}
 	}
 
 	allowed := regexp.MustCompile(`^caddy_rooms_[a-z_]+\{hub="default"(,(limit|outcome|op|reason|code|operation|le)="[^"]*")*\}$`)
@@ -210,4 +221,21 @@ func TestMetrics(t *testing.T) {
 		`caddy_rooms_redis_up{hub="default"}`:              1,
 		`caddy_rooms_reconciliations_total{hub="default"}`: 1,
 	})
+
+	if status, answer := a.Reload("{\n admin " + a.Admin + "\n}\n:" + port + " {\n}"); status != 200 {
+		t.Fatalf("reload: %d %s", status, answer)
+	}
+	if left := scrape(t, a); len(left) > 0 {
+		t.Errorf("there is no hub, but there are %d metrics", len(left))
+	}
+	if status, answer := a.Reload(config(a.Admin, port, "")); status != 200 {
+		t.Fatalf("reload: %d %s", status, answer)
+	}
+	wanted := "redis " + redis.URL()
+	if status, answer := a.Reload(strings.ReplaceAll(config(a.Admin, port, ""), wanted, "metrics off\n"+wanted)); status != 200 {
+		t.Fatalf("reload: %d %s", status, answer)
+	}
+	if left := scrape(t, a); len(left) > 0 {
+		t.Errorf("nobody wants them, but there are %d metrics", len(left))
+	}
 }

@@ -1,6 +1,9 @@
 package module
 
 import (
+	"encoding/json"
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -51,7 +54,7 @@ func TestSocketsSurviveReload(t *testing.T) {
 	for name, text := range map[string]string{
 		"syntax":         with("nonsense"),
 		"contradiction":  strings.Replace(with("redis redis://127.0.0.1:1"), "rooms /ws", "rooms /other\n\trooms /ws", 1),
-		"another module": with("") + "\n:99999 {\n}\n",
+		"another module": with("") + "\nhttps://localhost:1 {\n\ttls /not/there.crt /not/there.key\n}\n",
 	} {
 		if status, answer := c.Reload(text); status == 200 {
 			t.Errorf("%s: a bad configuration was loaded: %s", name, answer)
@@ -135,4 +138,44 @@ func TestTwoHandlersShareAHub(t *testing.T) {
 	ann.Next("ack")
 	guest.Next("message")
 	stranger.Quiet()
+}
+
+// TestConfigurationRefusedAtTheEnd loads a configuration that Caddy refuses when everything in it has started already: by what fetches a
+// configuration from elsewhere. It changes nothing either.
+func TestConfigurationRefusedAtTheEnd(t *testing.T) {
+	c := caddytest.StartText(t, strings.ReplaceAll(reloadConfig, "EXTRA", ""))
+	ann := dial(t, c, "ann")
+	ann.Join("lobby")
+	var config roomstest.Object
+	if err := json.Unmarshal([]byte(get(t, c, "/config/")), &config); err != nil {
+		t.Fatal(err)
+	}
+	apps, _ := json.Marshal(config["apps"])
+	load := func(more, handler string) (status int) {
+		t.Helper()
+		text := fmt.Sprintf(`{"admin":{"listen":%q%s},"apps":%s}`, c.Admin, more, strings.Replace(string(apps), `"handler":"rooms"`, `"handler":"rooms"`+handler, 1))
+		resp, err := http.Post("http://"+c.Admin+"/load", "application/json", strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode
+	}
+	const closed = `,"rooms":[{"pattern":"elsewhere"}]`
+	if status := load(`,"config":{"load":{"module":"nonsense"}}`, closed); status != http.StatusBadRequest {
+		t.Fatalf("a configuration that can't be loaded gives %d", status)
+	}
+	ann.Quiet()
+	ann.Send(`{"type":"publish","id":1,"room":"lobby"}`)
+	ann.Next("ack")
+	ann.Send(`{"type":"leave","id":2,"room":"lobby"}`)
+	ann.Next("ack")
+	ann.Join("lobby")
+	// What is right is taken still.
+	if status := load("", closed); status != http.StatusOK {
+		t.Fatalf("reload: %d", status)
+	}
+	if left := ann.Next("left"); left["reason"] != "forbidden" {
+		t.Errorf("got %v", left)
+	}
 }
