@@ -82,8 +82,8 @@ func (s *sharedHub) examine(h *adminHealth) {
 	}
 }
 
-// readiness sums up the hubs. One that drains while others go on, and one that a configuration has made which is not live yet, say nothing
-// about those that clients come to.
+// readiness sums up the hubs. One that drains while the process goes on, and one that a configuration has made which is not live yet, say
+// nothing about those that clients come to.
 func readiness(hubs []adminHealth, exiting, live bool) string {
 	worst := map[hub.State]string{}
 	for _, h := range hubs {
@@ -96,10 +96,8 @@ func readiness(hubs []adminHealth, exiting, live bool) string {
 		return worst[hub.StateOpen]
 	case !live || worst[hub.StateStarting] != "":
 		return statusStarting
-	case worst[hub.StateDraining] != "":
-		return statusDraining
 	}
-	return statusReady // nothing is asked of it
+	return statusReady // nothing is asked of it, also if a reload has removed its last hub: other sites go on
 }
 
 // worseStatus returns the one that says less of what the hub can do.
