@@ -53,7 +53,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	}
 	endpoint := h.await(r.Context())
 	if endpoint == nil || !endpoint.Accepting() {
-		return refuseFor(w, http.StatusServiceUnavailable, 1+rand.N(5*time.Second), errors.New("not accepting connections"))
+		return notAccepting(w)
 	}
 	if !h.originAllowed(r) {
 		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("origin %q not allowed", r.Header.Get("Origin")))
@@ -88,6 +88,9 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	if !endpoint.Admit() {
+		if !endpoint.Accepting() { // any more
+			return notAccepting(w)
+		}
 		refusal := &wire.Error{Code: wire.Unavailable, Message: "too many connections"}
 		if speaks {
 			return h.refuseSpeaking(w, r, wire.CloseTooManyConnections, &wire.Refusal{Error: *refusal})
@@ -264,6 +267,11 @@ func refuseLimit(w http.ResponseWriter, l *hub.Limit, d ratelimit.Decision) erro
 	w.Header().Set(ratelimit.PolicyHeader, ratelimit.PolicyField(l.Limit))
 	w.Header().Set(ratelimit.LimitHeader, ratelimit.LimitField(l.Limit, d))
 	return refuseFor(w, http.StatusTooManyRequests, d.RetryAfter, fmt.Errorf("limit %q reached", l.Name))
+}
+
+// notAccepting answers while no clients are taken.
+func notAccepting(w http.ResponseWriter) error {
+	return refuseFor(w, http.StatusServiceUnavailable, 1+rand.N(5*time.Second), errors.New("not accepting connections"))
 }
 
 // refuseFor answers that the client may try again after wait.

@@ -31,6 +31,32 @@ func (b *base) Disconnect(id string, hold time.Duration, reason Reason) {
 	}
 }
 
+// Release implements Store.
+func (b *base) Release(name, roomName string, reason Reason) {
+	b.mu.Lock()
+	u := b.users[name]
+	if u == nil || u.held == 0 || b.closed {
+		b.mu.Unlock()
+		return
+	}
+	held := map[*conn]*room{}
+	for _, c := range u.conns {
+		if r := c.rooms[roomName]; c.timer != nil && (roomName == "" || r != nil) {
+			held[c] = r
+		}
+	}
+	b.mu.Unlock()
+	for c, r := range held {
+		if r == nil {
+			b.expire(c, reason)
+			continue
+		}
+		r.mu.Lock()
+		b.leave(r, c.ID, reason)
+		b.unlock(r)
+	}
+}
+
 // expire ends an own connection.
 func (b *base) expire(c *conn, reason Reason) {
 	b.mu.Lock()

@@ -145,6 +145,9 @@ type Store interface {
 	// Disconnect takes connection id out of all its rooms and offline after hold (0: at once). It never waits for the store.
 	// The leave is told with reason. A user who has another connection in a room by then causes no event there.
 	Disconnect(id string, hold time.Duration, reason Reason)
+	// Release ends the time that connections of user are held for which were lost on this instance, in one room or, with room "", in all:
+	// they leave at once. It never waits for the store.
+	Release(user, room string, reason Reason)
 
 	// Join enters connection id, which must be connected, into an open room, or updates it if it is in. admit, if not nil, is called exactly
 	// once, before Join returns without an error, with the room locked: no change that its view has is told to the Observer

@@ -225,6 +225,7 @@ func runSuite(t *testing.T, start func(t *testing.T, n int) *site) {
 		"grace ends in a leave":         testGraceEnds,
 		"grace and return":              testGraceReturn,
 		"grace is cut short":            testGraceCut,
+		"held places are given up":      testRelease,
 		"status everywhere":             testStatusEverywhere,
 		"status is forgotten":           testStatusForgotten,
 		"online":                        testOnline,
@@ -414,6 +415,28 @@ func testGraceCut(t *testing.T, s *site) {
 	}
 	s.store(0).Disconnect("a1", 0, ReasonKicked)
 	s.expect("r", "join ann online {}", "leave ann kicked")
+}
+
+func testRelease(t *testing.T, s *site) {
+	s.openAll("r")
+	s.openAll("q")
+	s.sameDevice(0, "a1", "ann")
+	s.sameDevice(0, "b1", "bob")
+	for _, room := range []string{"r", "q"} {
+		s.join(0, room, "a1", State{})
+		s.join(0, room, "b1", State{})
+	}
+	s.store(0).Disconnect("a1", time.Hour, ReasonTimeout)
+	for _, user := range []string{"bob", "nobody"} { // who is not held stays
+		s.store(0).Release(user, "", ReasonKicked)
+	}
+	s.store(0).Release("ann", "elsewhere", ReasonKicked)
+	s.store(0).Release("ann", "r", ReasonKicked)
+	s.expect("r", "join ann online {}", "join bob online {}", "leave ann kicked")
+	s.expect("q", "join ann online {}", "join bob online {}")
+	s.store(0).Release("ann", "", ReasonKicked)
+	s.expect("q", "join ann online {}", "join bob online {}", "leave ann kicked")
+	eventually(t, "ann is offline", func() bool { n, err := s.store(1).OnlineCount(t.Context()); return err == nil && n == 1 })
 }
 
 func testStatusEverywhere(t *testing.T, s *site) {

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"context"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -90,7 +89,7 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 		go h.enforce(aged)
 	}
 	if closing = append(closing, orphans...); len(closing) > 0 {
-		go h.closeSpread(context.Background(), h.DrainWindow(), func(s *Session) bool { return slices.Contains(closing, s.endpoint) })
+		go h.closeSpread(h.life, h.DrainWindow(), func(s *Session) bool { return slices.Contains(closing, s.endpoint) })
 	}
 	return heirs
 }

@@ -60,27 +60,37 @@ func (h *Hub) receiveOrder(from string, body []byte) {
 // obey carries an order out here. It does not wait.
 func (h *Hub) obey(o Order) (connections int) {
 	do := func(s *Session) {
-		connections++
 		if o.Room == "" {
+			connections++
 			s.close(wire.CloseKicked, reasonKicked, false)
 			return
 		}
+		if s.isIn(o.Room) {
+			connections++
+		}
+		// Also if it isn't in: a join may be under way.
 		go func() {
 			defer h.recovered(s.conn)
 			s.expel(o.Room, reasonKicked)
 		}()
 	}
 	if o.Conn != "" {
-		if v, ok := h.sessions.Load(o.Conn); ok && (o.Room == "" || v.(*Session).isIn(o.Room)) {
+		if v, ok := h.sessions.Load(o.Conn); ok {
 			do(v.(*Session))
 		}
 		return connections
 	}
 	h.eachSession(func(s *Session) {
-		if s.user == o.User && (o.Room == "" || s.isIn(o.Room)) {
+		if s.user == o.User {
 			do(s)
 		}
 	})
+	if h.running.Load() {
+		go func() {
+			defer h.recovered(nil)
+			h.backend.Store.Release(o.User, o.Room, presence.ReasonKicked)
+		}()
+	}
 	return connections
 }
 

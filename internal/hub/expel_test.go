@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
@@ -137,4 +138,19 @@ func TestOrders(t *testing.T) {
 	_, degraded := h.Do(Order{User: "ann"})
 	h.bus.mu.Lock()
 	equal(t, "degraded when the bus has failed", degraded, true)
+}
+
+// TestKickReachesHeldPlaces kicks a user whose connection was lost.
+func TestKickReachesHeldPlaces(t *testing.T) {
+	h := open(t, func(p *Policy) { p.Grace = time.Hour })
+	ann, bob := h.dial("ann"), h.dial("bob")
+	ann.Join("lobby")
+	bob.Join("lobby")
+	equal(t, "ann sees", ann.Events(), []string{"join bob"})
+	_ = bob.WS.CloseNow()
+	h.waitFor("the connection to end", func() bool { return h.Connections() == 1 })
+	if n, _ := h.Do(Order{User: "bob", Room: "lobby"}); n != 0 {
+		t.Errorf("%d connections, want none", n)
+	}
+	equal(t, "ann sees", ann.Events(), []string{"leave bob kicked"})
 }

@@ -72,10 +72,11 @@ type Hub struct {
 
 	started  sync.Once
 	running  atomic.Bool
-	draining atomic.Bool   // set with mu locked
-	ending   chan struct{} // closed when draining is set
-	open     atomic.Int64  // sessions admitted and not ended
-	sessions sync.Map      // connection id -> *Session
+	draining atomic.Bool     // set with mu locked
+	life     context.Context // ends when draining is set, by end
+	end      context.CancelFunc
+	open     atomic.Int64 // sessions admitted and not ended
+	sessions sync.Map     // connection id -> *Session
 	ended    sync.WaitGroup
 
 	coalesce atomic.Int64 // nanoseconds
@@ -99,9 +100,10 @@ func New(opts Options) *Hub {
 	if opts.Metrics == nil {
 		opts.Metrics = metrics.New("")
 	}
+	life, end := context.WithCancel(context.Background())
 	return &Hub{
-		opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
-		ending: make(chan struct{}), rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
+		life: life, end: end, opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
+		rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }
 
@@ -146,7 +148,7 @@ func (h *Hub) Close(exit <-chan struct{}) error {
 	closed := h.draining.Swap(true)
 	h.mu.Unlock()
 	if !closed {
-		close(h.ending)
+		h.end()
 	}
 	if closed || !h.running.Load() {
 		return nil

@@ -70,7 +70,7 @@ func (t *Tail) add(f ws.Frame) {
 func (t *Tail) Next(ctx context.Context) ([][]byte, error) {
 	for {
 		select {
-		case <-t.room.hub.ending:
+		case <-t.room.hub.life.Done():
 			return nil, ErrClosing
 		default:
 		}
@@ -79,7 +79,7 @@ func (t *Tail) Next(ctx context.Context) ([][]byte, error) {
 		}
 		select {
 		case <-t.wake:
-		case <-t.room.hub.ending:
+		case <-t.room.hub.life.Done():
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
