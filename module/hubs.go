@@ -226,9 +226,9 @@ func (s *sharedHub) close() error {
 		return s.release(nil)
 	}
 	about := []zap.Field{zap.String("hub", s.key.name), zap.String("redis", s.key.redis.String())}
-	s.logger.Info("hub is drained", append(about, zap.Int("connections", s.Connections()), zap.Duration("drain", s.DrainWindow()))...)
+	s.logger.Info("draining hub", append(about, zap.Int("connections", s.Connections()), zap.Duration("drain", s.DrainWindow()))...)
 	err := s.release(s.Close(exit))
-	s.logger.Info("hub is closed", about...)
+	s.logger.Info("hub closed", about...)
 	s.events.announce(eventHubDrained, map[string]any{"node": s.Node()})
 	ctx, cancel := context.WithTimeout(context.Background(), hub.CloseTime)
 	defer cancel()
