@@ -45,6 +45,9 @@ func (c *cluster) gather(pace time.Duration) *crowd {
 	w := &crowd{c: c, guests: make([]*guest, c.scale.clients), quiet: make(chan struct{}), home: make(chan struct{})}
 	each(len(w.guests), func(i int) {
 		cl, err := c.tryJoin(i/c.rooms%len(c.nodes), user(i), room(i%c.rooms))
+		for droppedByListener(err) { // of a configuration before
+			cl, err = c.tryJoin(i/c.rooms%len(c.nodes), user(i), room(i%c.rooms))
+		}
 		if err != nil {
 			c.Error(err)
 			return

@@ -152,8 +152,7 @@ func (c *cluster) visitors() *visitors {
 				switch {
 				case err == nil:
 					v.came++
-				case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
-					// Caddy opens its listeners anew, and drops who stands in the queue of an old one.
+				case droppedByListener(err):
 					v.cut++
 				case err != nil && strings.Contains(err.Error(), "got 503"):
 					v.later++
@@ -165,6 +164,11 @@ func (c *cluster) visitors() *visitors {
 		})
 	}
 	return v
+}
+
+// droppedByListener tells whether a client has stood in the queue of a listener that a reload has closed: Caddy opens its listeners anew.
+func droppedByListener(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
 // stop fails the trial when one did not get in. It returns how many were told to come later.
