@@ -222,7 +222,7 @@ func (s *sharedHub) Destruct() error {
 }
 
 func (s *sharedHub) close() error {
-	if !s.Running() {
+	if s.State() == hub.StateStarting {
 		return s.release(nil)
 	}
 	about := []zap.Field{zap.String("hub", s.key.name), zap.String("redis", s.key.redis.String())}

@@ -253,9 +253,6 @@ func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func
 	}
 }
 
-// Running tells whether the hub was ever started.
-func (h *Hub) Running() bool { return h.running.Load() }
-
 // Connections returns how many connections are open.
 func (h *Hub) Connections() int { return int(h.open.Load()) }
 

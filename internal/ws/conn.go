@@ -119,7 +119,6 @@ func (p *Pool) Accept(w http.ResponseWriter, r *http.Request, subprotocol string
 	// A message over twice the limit is refused with a code of the protocol, which the library doesn't know.
 	peer.SetReadLimit(-1)
 	c.peer = peer
-	c.lastRead.Store(time.Now().UnixNano())
 	return c, nil
 }
 
@@ -159,7 +158,7 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	// A client may have sent its first frames right behind the request.
 	early, _ := brw.Peek(brw.Reader.Buffered()) // they are buffered
 	c.rest = append([]byte(nil), early...)
-	c.heard(len(early))
+	c.heard(len(early)) // also if it is nothing: silence counts from here
 	size := plainReadBuffer
 	if c.raw != nil {
 		size = rawReadBuffer
