@@ -11,9 +11,9 @@ import (
 	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
-// receive answers one message of the client. It runs in the reader's goroutine, so that requests of a client are done one after
-// the other; what waits for a shared store holds up nobody else.
-func (s *Session) receive(m ws.Message) {
+// Receive implements ws.Owner: it answers one message of the client. It runs in the reader's goroutine, so that requests of a client are
+// done one after the other; what waits for a shared store holds up nobody else.
+func (s *Session) Receive(m ws.Message) {
 	s.work.Lock()
 	defer s.work.Unlock()
 	limit := s.endpoint.Policy().Transport.MaxFrame

@@ -131,32 +131,28 @@ func (e *Endpoint) Refuse(w http.ResponseWriter, r *http.Request, code int, refu
 	if err != nil {
 		return err
 	}
-	go func() {
-		defer e.hub.recovered(conn)
-		in := cmp.Or(refusal.RetryAfter, reconnectIn(code))
-		refusal.RetryAfter = in
-		conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), refusal)))
-		conn.Close(code, wire.CloseReason(code, in), ws.Text(wire.AppendBye(ws.Buffer(128), code, string(refusal.Code), in)), false)
-		_, _ = conn.ReadLoop(func(ws.Message) {}) // until the peer has answered
-	}()
+	in := cmp.Or(refusal.RetryAfter, reconnectIn(code))
+	refusal.RetryAfter = in
+	conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), refusal)))
+	conn.Close(code, wire.CloseReason(code, in), ws.Text(wire.AppendBye(ws.Buffer(128), code, string(refusal.Code), in)), false)
+	conn.Start() // until the peer has answered
 	return nil
 }
 
 // refused owns a connection that is closed already.
 type refused struct{}
 
-func (refused) Silent() {}
-func (refused) Slow()   {}
+func (refused) Receive(ws.Message) {}
+func (refused) Ended(int, error)   {}
+func (refused) Silent()            {}
+func (refused) Slow()              {}
 
-// run is the session's goroutine, from the welcome to the end.
+// run begins the session and hands it to its connection's reader, which ends it.
 func (s *Session) run(autoJoin []string) {
+	defer s.conn.Start()
 	defer s.hub.recovered(s.conn)
-	var code int
-	var err error
-	defer func() { s.end(code, err) }()
 	s.begin(autoJoin)
 	s.startAge()
-	code, err = s.conn.ReadLoop(s.receive)
 }
 
 // begin welcomes the client, records it, and puts it where the server wants it.
@@ -283,9 +279,9 @@ func (s *Session) closeIn(code int, reason string, in time.Duration, discard boo
 // goingAwayHold is how long the memberships of a client are held that has closed with 1001: a page that is loaded again is back sooner.
 const goingAwayHold = 3 * time.Second
 
-// end is the last thing of a session, in its reader's goroutine: out of the hub, transport closed, then the store. peerCode and err are how
-// the peer has ended it.
-func (s *Session) end(peerCode int, err error) {
+// Ended implements ws.Owner. It is the last thing of a session: out of the hub, transport closed, then the store. peerCode and err are how the
+// peer has ended it.
+func (s *Session) Ended(peerCode int, err error) {
 	defer s.hub.dismiss()
 	s.drop()
 	s.work.Lock()

@@ -10,11 +10,19 @@ type Frame []byte
 const Headroom = 10
 
 const (
-	finText  = 0x81
-	finClose = 0x88
-	finPing  = 0x89
-	opMask   = 0x0f
-	opClose  = 0x8
+	finText  = 0x80 | opText
+	finClose = 0x80 | opClose
+	finPing  = 0x80 | opPing
+	finPong  = 0x80 | opPong
+
+	opMask         = 0x0f
+	opControl      = 0x08 // a bit
+	opContinuation = 0x0
+	opText         = 0x1
+	opBinary       = 0x2
+	opClose        = 0x8
+	opPing         = 0x9
+	opPong         = 0xa
 )
 
 // maxReason is what a close frame has room for besides its code.

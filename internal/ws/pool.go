@@ -97,12 +97,15 @@ func (p *Pool) SetPingInterval(d time.Duration) {
 // not end the server.
 func (p *Pool) recovered(what string, c *Conn) {
 	if r := recover(); r != nil {
-		p.logger.Error("panic in "+what, zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
-		if c != nil {
-			c.mu.Lock()
-			c.kill()
-			c.mu.Unlock()
-		}
+		p.panicked(what, r, c)
+	}
+}
+
+// panicked is recovered for who recovers by himself.
+func (p *Pool) panicked(what string, r any, c *Conn) {
+	p.logger.Error("panic in "+what, zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
+	if c != nil {
+		c.Abort()
 	}
 }
 

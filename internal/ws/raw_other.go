@@ -18,4 +18,6 @@ func (*rawWrite) do(syscall.RawConn, []byte) (int, error) { return 0, errors.Err
 
 type rawRead struct{}
 
-func (*rawRead) do(syscall.RawConn) (*[]byte, int, error) { return nil, 0, errors.ErrUnsupported }
+func (*rawRead) take(syscall.RawConn) (*[]byte, int, error) { return nil, 0, errors.ErrUnsupported }
+
+func (*rawRead) into(syscall.RawConn, []byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -328,5 +328,7 @@ func TestNothingIsTakenAfterALostFrame(t *testing.T) {
 // mute does nothing about a full queue, as if closing had not come to it yet.
 type mute struct{}
 
-func (mute) Silent() {}
-func (mute) Slow()   {}
+func (mute) Receive(Message)  {}
+func (mute) Ended(int, error) {}
+func (mute) Silent()          {}
+func (mute) Slow()            {}
