@@ -124,7 +124,7 @@ func (s *Redis) askStatuses() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range s.users {
-		for _, c := range u.conns {
+		for c := range u.conns.Values() {
 			if !s.writable() {
 				return
 			}

@@ -104,7 +104,7 @@ func (h *Hub) eachSession(do func(*Session)) {
 func (s *Session) isIn(room string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, in := s.rooms[room]
+	_, in := s.rooms.Get(room)
 	return in
 }
 
@@ -112,7 +112,7 @@ func (s *Session) isIn(room string) bool {
 func (s *Session) expel(name, reason string) {
 	s.work.Lock()
 	defer s.work.Unlock()
-	m, in := s.rooms[name]
+	m, in := s.rooms.Get(name)
 	if !in || s.gone() {
 		return
 	}
@@ -172,7 +172,7 @@ func (s *Session) forbidden() (rooms []string) {
 	p := s.endpoint.Policy()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, m := range s.rooms {
+	for name, m := range s.rooms.All() {
 		if !m.byServer && !s.mayJoin(p.rule(name)) {
 			rooms = append(rooms, name)
 		}

@@ -127,8 +127,7 @@ type Connection struct {
 func (s *Session) connection() Connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rooms := slices.AppendSeq(make([]string, 0, len(s.rooms)), maps.Keys(s.rooms))
-	slices.Sort(rooms)
+	rooms := slices.Sorted(s.rooms.Keys())
 	return Connection{ID: s.id, User: s.user, Device: s.device, Since: s.opened, Rooms: rooms}
 }
 

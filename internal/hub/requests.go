@@ -63,12 +63,12 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	if rule == nil && byServer {
 		rule = &openRule
 	}
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	switch {
 	case !byServer && !s.mayJoin(rule):
 		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "this room may not be joined"})
 		return
-	case !in && len(s.rooms) >= p.MaxRooms:
+	case !in && s.rooms.Len() >= p.MaxRooms:
 		s.refuse(req, &wire.Error{Code: wire.TooManyRooms, Message: "in as many rooms as are allowed"})
 		return
 	case !byServer && !s.allow(OnJoin, req):
@@ -114,7 +114,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	if err != nil {
 		s.fail(req, "joining room", err)
 	}
-	if _, placed := s.rooms[req.Room]; !in && !placed {
+	if _, placed := s.rooms.Get(req.Room); !in && !placed {
 		r.exit() // refused, or the session ended meanwhile
 	}
 	if s.endpoint.Policy() != p && !m.byServer && !s.mayJoin(s.endpoint.Policy().rule(req.Room)) {
@@ -140,7 +140,7 @@ func (s *Session) full(room string, most int) (full bool) {
 }
 
 func (s *Session) leave(req *wire.Request) {
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	if !in {
 		s.refuseNotJoined(req)
 		return
@@ -166,7 +166,7 @@ func (s *Session) depart(m *membership, reason presence.Reason, tell func(degrad
 	}
 	err := s.hub.backend.Store.Leave(ctx, name, s.id, reason, tell)
 	s.mu.Lock()
-	delete(s.rooms, name)
+	s.rooms.Delete(name)
 	s.mu.Unlock()
 	m.room.exit()
 	return err
@@ -176,7 +176,7 @@ func (s *Session) publish(req *wire.Request) {
 	s.startSpan("rooms publish", req.Room)
 	defer s.endSpan()
 	rule := s.endpoint.Policy().rule(req.Room)
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	switch {
 	case rule == nil || rule.Publish == Nobody:
 		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "clients may not publish in this room"})
@@ -214,7 +214,7 @@ func (s *Session) publish(req *wire.Request) {
 }
 
 func (s *Session) status(req *wire.Request) {
-	if _, in := s.rooms[req.Room]; req.Room != "" && !in {
+	if _, in := s.rooms.Get(req.Room); req.Room != "" && !in {
 		s.refuseNotJoined(req)
 		return
 	}
@@ -242,7 +242,7 @@ func (s *Session) status(req *wire.Request) {
 
 func (s *Session) members(req *wire.Request) {
 	rule := s.endpoint.Policy().rule(req.Room)
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	switch {
 	case !in:
 		s.refuseNotJoined(req)

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/caddyrooms/caddy-rooms/internal/small"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/presence"
@@ -27,7 +28,7 @@ type Client struct {
 	// Rooms are joined right after the welcome.
 	Rooms []string
 	// Keys are the expanded texts of the limits' keys that depend on the request, by template.
-	Keys map[string][]string
+	Keys small.Map[string, []string]
 }
 
 // UserID returns the id of the client's user. Each anonymous client is a user of its own.
@@ -60,16 +61,16 @@ type Session struct {
 	device    string
 	anonymous bool
 	opened    time.Time
-	keys      map[string][]string
-	tracing   *tracing // nil: none
+	keys      small.Map[string, []string] // as Client.Keys
+	tracing   *tracing                    // nil: none
 
 	// work is held while something is done for the session: a request, by its reader, or what the server does with it. It is taken
 	// before all other locks, and held across calls of the store.
 	work      sync.Mutex
-	rooms     map[string]*membership // written under work and mu, read under one of them
-	refusals  map[string]*refusals   // by the name of the limit; guarded by work
-	publishes sync.WaitGroup         // whose acks are not queued yet; guarded by work
-	span      trace.Span             // of the request that is being done; nil: it is not traced; guarded by work
+	rooms     small.Map[string, *membership] // by name; written under work and mu, read under one of them
+	refusals  map[string]*refusals           // by the name of the limit; guarded by work
+	publishes sync.WaitGroup                 // whose acks are not queued yet; guarded by work
+	span      trace.Span                     // of the request that is being done; nil: it is not traced; guarded by work
 
 	mu      sync.Mutex
 	dropped bool        // out of the hub: joins no room any more; guarded by mu
@@ -111,7 +112,7 @@ func (h *Hub) dismiss() {
 func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) error {
 	s := &Session{
 		hub: e.hub, endpoint: e, id: c.Conn, user: c.UserID(), device: c.Device, anonymous: c.User == "", keys: c.Keys,
-		opened: time.Now(), rooms: make(map[string]*membership), tracing: newTracing(trace.SpanFromContext(r.Context()), &c),
+		opened: time.Now(), tracing: newTracing(trace.SpanFromContext(r.Context()), &c),
 	}
 	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, s)
 	if err != nil {
@@ -224,7 +225,7 @@ func (s *Session) place(m *membership) bool {
 	if s.dropped {
 		return false
 	}
-	s.rooms[m.room.name] = m
+	s.rooms.Set(m.room.name, m)
 	return true
 }
 
@@ -247,8 +248,8 @@ func (s *Session) drop() {
 	if s.age != nil {
 		s.age.Stop()
 	}
-	left := make([]*membership, 0, len(s.rooms))
-	for _, m := range s.rooms {
+	left := make([]*membership, 0, s.rooms.Len())
+	for m := range s.rooms.Values() {
 		left = append(left, m)
 	}
 	s.mu.Unlock()
@@ -302,7 +303,7 @@ func (s *Session) Ended(peerCode int, err error) {
 		hold = 0 // its id is of this connection: it can't come back
 	}
 	s.hub.backend.Store.Disconnect(s.id, hold, reason)
-	for _, m := range s.rooms {
+	for m := range s.rooms.Values() {
 		m.room.exit()
 	}
 	s.record(peerCode, err)
