@@ -75,8 +75,8 @@ func (h *Hub) obey(o Order) (connections int) {
 		}()
 	}
 	if o.Conn != "" {
-		if v, ok := h.sessions.Load(o.Conn); ok {
-			do(v.(*Session))
+		if s := h.session(o.Conn); s != nil {
+			do(s)
 		}
 		return connections
 	}
@@ -92,13 +92,6 @@ func (h *Hub) obey(o Order) (connections int) {
 		}()
 	}
 	return connections
-}
-
-func (h *Hub) eachSession(do func(*Session)) {
-	h.sessions.Range(func(_, v any) bool {
-		do(v.(*Session))
-		return true
-	})
 }
 
 func (s *Session) isIn(room string) bool {

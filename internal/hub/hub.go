@@ -76,8 +76,10 @@ type Hub struct {
 	life     context.Context // ends when draining is set, by end
 	end      context.CancelFunc
 	open     atomic.Int64 // sessions admitted and not ended
-	sessions sync.Map     // connection id -> *Session
 	ended    sync.WaitGroup
+
+	sessionsMu sync.Mutex
+	sessions   map[string]*Session // by the id of the connection; guarded by sessionsMu
 
 	coalesce atomic.Int64 // nanoseconds
 	linger   atomic.Int64 // nanoseconds
@@ -103,7 +105,7 @@ func New(opts Options) *Hub {
 	life, end := context.WithCancel(context.Background())
 	return &Hub{
 		life: life, end: end, opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
-		rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
+		sessions: make(map[string]*Session), rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }
 
@@ -230,11 +232,10 @@ func (h *Hub) drain() {
 func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func(*Session) bool) {
 	defer h.recovered(nil)
 	var open []*Session
-	h.sessions.Range(func(_, v any) bool {
-		if s := v.(*Session); chosen(s) {
+	h.eachSession(func(s *Session) {
+		if chosen(s) {
 			open = append(open, s)
 		}
-		return true
 	})
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -626,7 +626,7 @@ func TestChurn(t *testing.T) {
 		h.mu.RLock()
 		defer h.mu.RUnlock()
 		sessions := 0
-		h.sessions.Range(func(any, any) bool { sessions++; return true })
+		h.eachSession(func(*Session) { sessions++ })
 		return sessions+h.Connections()+len(h.rooms) == 0
 	})
 	if n, err := h.backend.Store.OnlineCount(t.Context()); n != 0 || err != nil {

@@ -2,9 +2,11 @@ package hub
 
 import (
 	"cmp"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -100,6 +102,36 @@ func (e *Endpoint) Admit() bool {
 	return true
 }
 
+// register makes a session one of the hub's.
+func (h *Hub) register(s *Session) {
+	h.sessionsMu.Lock()
+	defer h.sessionsMu.Unlock()
+	h.sessions[s.id] = s
+}
+
+func (h *Hub) unregister(s *Session) {
+	h.sessionsMu.Lock()
+	defer h.sessionsMu.Unlock()
+	delete(h.sessions, s.id)
+}
+
+// session returns the session of a connection, or nil.
+func (h *Hub) session(conn string) *Session {
+	h.sessionsMu.Lock()
+	defer h.sessionsMu.Unlock()
+	return h.sessions[conn]
+}
+
+// eachSession calls do for the sessions that are there now, with no lock held.
+func (h *Hub) eachSession(do func(*Session)) {
+	h.sessionsMu.Lock()
+	all := slices.Collect(maps.Values(h.sessions))
+	h.sessionsMu.Unlock()
+	for _, s := range all {
+		do(s)
+	}
+}
+
 // dismiss counts a connection out.
 func (h *Hub) dismiss() {
 	h.open.Add(-1)
@@ -120,7 +152,7 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) erro
 		return err
 	}
 	s.conn = conn
-	e.hub.sessions.Store(s.id, s)
+	e.hub.register(s)
 	go s.run(c.Rooms)
 	return nil
 }
@@ -253,7 +285,7 @@ func (s *Session) drop() {
 		left = append(left, m)
 	}
 	s.mu.Unlock()
-	s.hub.sessions.Delete(s.id)
+	s.hub.unregister(s)
 	for _, m := range left {
 		m.room.remove(m)
 	}
