@@ -28,22 +28,16 @@ type rawWrite struct {
 	p   []byte
 	n   int
 	err error
-	fn  func(fd uintptr) bool
+	fn  func(fd uintptr)
 }
 
+// do goes through Control, as Write would prepare for waiting each time.
 func (w *rawWrite) do(raw syscall.RawConn, p []byte) (int, error) {
 	if w.fn == nil {
-		w.fn = func(fd uintptr) bool {
-			for {
-				w.n, w.err = syscall.Write(int(fd), w.p)
-				if !errors.Is(w.err, syscall.EINTR) {
-					return true
-				}
-			}
-		}
+		w.fn = w.try
 	}
 	w.p, w.n, w.err = p, 0, nil
-	err := raw.Write(w.fn)
+	err := raw.Control(w.fn)
 	w.p = nil
 	if err == nil {
 		err = w.err
@@ -52,6 +46,15 @@ func (w *rawWrite) do(raw syscall.RawConn, p []byte) (int, error) {
 		err = nil
 	}
 	return max(w.n, 0), err
+}
+
+func (w *rawWrite) try(fd uintptr) {
+	for {
+		w.n, w.err = syscall.Write(int(fd), w.p)
+		if !errors.Is(w.err, syscall.EINTR) {
+			return
+		}
+	}
 }
 
 // rawRead waits until the peer has sent something and reads it.

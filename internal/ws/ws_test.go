@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -23,7 +24,13 @@ import (
 	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(drainEnv); spec != "" {
+		drain(spec)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // peer is the server's side of one connection.
 type peer struct {
