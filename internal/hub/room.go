@@ -187,11 +187,13 @@ func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
 	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	b := r.hub.pool.Batch(len(r.members))
 	for i := range r.members {
 		if c := r.members[i].conn; c != except {
-			c.Send(f)
+			b.Send(c, f)
 		}
 	}
+	b.End()
 	for _, t := range r.tails {
 		t.add(f)
 	}

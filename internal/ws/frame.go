@@ -15,6 +15,7 @@ const (
 	finPing  = 0x80 | opPing
 	finPong  = 0x80 | opPong
 
+	deflated       = 0x40 // the bit of permessage-deflate (RFC 7692, section 6)
 	opMask         = 0x0f
 	opControl      = 0x08 // a bit
 	opContinuation = 0x0
@@ -46,6 +47,9 @@ func Text(b []byte) Frame {
 	b[0] = finText
 	return b
 }
+
+// isMessage tells whether f is a whole message, plain or compressed.
+func (f Frame) isMessage() bool { return f[0]&^deflated == finText }
 
 // Payload returns what a frame that Text has made carries.
 func (f Frame) Payload() []byte {

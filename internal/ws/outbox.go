@@ -14,10 +14,19 @@ const closeWait = 5 * time.Second
 // Send queues f behind everything sent before; it never blocks. False means that the connection takes no more.
 // It may be called from any goroutine.
 func (c *Conn) Send(f Frame) bool {
+	taken, start := c.accept(f)
+	if start {
+		c.worker.push(c)
+	}
+	return taken
+}
+
+// accept queues f if it is taken, and tells whether the caller must hand the connection to its worker.
+func (c *Conn) accept(f Frame) (taken, start bool) {
 	c.mu.Lock()
 	if c.closing || c.dead || c.overflowed {
 		c.mu.Unlock()
-		return false
+		return false, false
 	}
 	// A frame that waits alone is taken whatever its size: it is bounded by other means, and a queue that is smaller than a message would
 	// take none. What a writer is about to finish doesn't count.
@@ -26,14 +35,11 @@ func (c *Conn) Send(f Frame) bool {
 		c.mu.Unlock()
 		c.pool.metrics.DroppedSlow.Inc()
 		c.owner.Slow()
-		return false
+		return false, false
 	}
-	start := c.queue(f)
+	start = c.queue(f)
 	c.mu.Unlock()
-	if start {
-		c.worker.push(c)
-	}
-	return true
+	return true, start
 }
 
 // Close queues last (unless it is nil) and a close frame; nothing is sent after them. With discard, what is still waiting is
@@ -81,7 +87,7 @@ func (c *Conn) discard() {
 	}
 	for _, f := range c.pending[keep:] {
 		c.bytes -= len(f) + frameCost
-		if f[0] == finText {
+		if f.isMessage() {
 			c.pool.metrics.DroppedSlow.Inc()
 		}
 	}
@@ -92,13 +98,13 @@ func (c *Conn) discard() {
 // maxKept is the capacity of a pending list that a connection keeps for the next frames.
 const maxKept = 16
 
-// take moves what is waiting, up to mergeLimit, into frames. It gives up the write side when there is nothing.
+// take moves what is waiting, up to limit bytes but at least one frame, into frames. It gives up the write side when there is nothing.
 // Only who owns the write side (c.busy) may call it.
-func (c *Conn) take(frames []Frame) []Frame {
+func (c *Conn) take(frames []Frame, limit int) []Frame {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, size := 0, 0
-	for n < len(c.pending) && (n == 0 || size+len(c.pending[n]) <= mergeLimit) {
+	for n < len(c.pending) && (n == 0 || size+len(c.pending[n]) <= limit) {
 		size += len(c.pending[n])
 		n++
 	}
@@ -110,9 +116,9 @@ func (c *Conn) take(frames []Frame) []Frame {
 	frames = append(frames, c.pending[:n]...)
 	if n == len(c.pending) && cap(c.pending) > maxKept {
 		c.pending = nil
-		return frames
+	} else {
+		c.pending = slices.Delete(c.pending, 0, n)
 	}
-	c.pending = slices.Delete(c.pending, 0, n)
 	return frames
 }
 
@@ -135,9 +141,9 @@ const (
 	writeBlocked                   // the peer's window is full
 )
 
-// wrote accounts for the first n bytes of the frames that take returned and puts the rest back in front.
+// wrote accounts for the first n bytes of the frames that take returned, in total too, and puts the rest back in front.
 // Only who owns the write side may call it.
-func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
+func (c *Conn) wrote(frames []Frame, n int, err error, total *Traffic) writeState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken = false
@@ -146,7 +152,11 @@ func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
 		return writeDone
 	}
 	c.bytes -= n
-	c.count(frames, n)
+	messages := c.messages(frames, n)
+	c.out.Messages += messages
+	c.out.Bytes += n
+	total.Messages += messages
+	total.Bytes += n
 	if n > 0 {
 		c.partial = false
 	}
@@ -170,22 +180,18 @@ func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
 	return writeDone
 }
 
-// count counts the first n bytes of frames as sent, and the messages that end in them. c.mu is held.
-func (c *Conn) count(frames []Frame, n int) {
-	messages, rest := 0, n
+// messages returns how many messages end in the first n bytes of frames. c.mu is held.
+func (c *Conn) messages(frames []Frame, n int) (messages int) {
 	for i, f := range frames {
-		if rest -= len(f); rest < 0 {
+		if n -= len(f); n < 0 {
 			break
 		}
 		// The rest of a frame has no opcode. Control frames are too small to be parted often.
-		if f[0] == finText || i == 0 && c.partial {
+		if f.isMessage() || i == 0 && c.partial {
 			messages++
 		}
 	}
-	c.out.Messages += messages
-	c.out.Bytes += n
-	c.pool.metrics.Sent.Add(float64(messages))
-	c.pool.metrics.SentBytes.Add(float64(n))
+	return messages
 }
 
 // release gives up the write side, and closes the socket if that was all it waited for. c.mu is held.
@@ -222,8 +228,9 @@ func (c *Conn) startDrain() {
 		buf := mergeBuffers.Get().(*[]byte)
 		defer mergeBuffers.Put(buf)
 		var frames []Frame
+		var sent Traffic
 		for {
-			frames = c.take(frames[:0])
+			frames = c.take(frames[:0], mergeLimit)
 			if len(frames) == 0 {
 				return
 			}
@@ -235,7 +242,9 @@ func (c *Conn) startDrain() {
 			}
 			// A deadline that stays would fail the workers' writes later.
 			_ = c.nc.SetWriteDeadline(time.Time{})
-			if c.wrote(frames, n, err) == writeDone {
+			state := c.wrote(frames, n, err, &sent)
+			c.pool.sent(&sent)
+			if state == writeDone {
 				return
 			}
 		}

@@ -1,0 +1,55 @@
+package ws
+
+// Batch sends to many connections and hands them to their workers together. It belongs to one goroutine, from Pool.Batch to End.
+type Batch struct {
+	pool *Pool
+	bulk bool
+	idle [][]*Conn // by worker: connections to hand over
+}
+
+// manyMembers is how many connections a broadcast may have without standing behind smaller ones.
+const manyMembers = 1024
+
+// Batch returns a Batch for about so many connections.
+func (p *Pool) Batch(connections int) *Batch {
+	b, _ := p.batches.Get().(*Batch)
+	if b == nil {
+		b = &Batch{pool: p, idle: make([][]*Conn, len(p.workers))}
+	}
+	b.bulk = connections > manyMembers
+	return b
+}
+
+// Send queues f for c as Conn.Send does.
+func (b *Batch) Send(c *Conn, f Frame) {
+	if _, start := c.accept(f); !start {
+		return
+	}
+	w := c.worker
+	idle := append(b.idle[w.index], c)
+	b.idle[w.index] = idle
+	if len(idle) == turn {
+		b.hand(w)
+	}
+}
+
+func (b *Batch) hand(w *worker) {
+	idle := b.idle[w.index]
+	if b.bulk {
+		w.pushBulk(idle)
+	} else {
+		w.push(idle...)
+	}
+	clear(idle)
+	b.idle[w.index] = idle[:0]
+}
+
+// End lets the workers have the rest. The Batch is not used afterwards.
+func (b *Batch) End() {
+	for _, w := range b.pool.workers {
+		if len(b.idle[w.index]) > 0 {
+			b.hand(w)
+		}
+	}
+	b.pool.batches.Put(b)
+}
