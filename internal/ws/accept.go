@@ -59,6 +59,8 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	if raw := rawConn(c.socket); c.socket == nc {
 		c.raw = raw
+	} else {
+		c.under = raw
 	}
 	// A client may have sent its first frames right behind the request.
 	early, _ := brw.Peek(brw.Reader.Buffered()) // they are buffered

@@ -98,6 +98,16 @@ func (c *Conn) discard() {
 // maxKept is the capacity of a pending list that a connection keeps for the next frames.
 const maxKept = 16
 
+// next returns how long the first frame is that is waiting.
+func (c *Conn) next() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.pending) == 0 {
+		return 0
+	}
+	return len(c.pending[0])
+}
+
 // take moves what is waiting, up to limit bytes but at least one frame, into frames. It gives up the write side when there is nothing.
 // Only who owns the write side (c.busy) may call it.
 func (c *Conn) take(frames []Frame, limit int) []Frame {

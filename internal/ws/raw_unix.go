@@ -57,6 +57,20 @@ func (w *rawWrite) try(fd uintptr) {
 	}
 }
 
+// rawPoll tells whether a connection takes a write of takenAtOnce bytes. It belongs to one goroutine.
+type rawPoll struct {
+	ready bool
+	fn    func(fd uintptr)
+}
+
+func (p *rawPoll) do(raw syscall.RawConn) bool {
+	if p.fn == nil {
+		p.fn = func(fd uintptr) { p.ready = writable(fd) }
+	}
+	p.ready = false
+	return raw.Control(p.fn) == nil && p.ready
+}
+
 // rawRead waits until the peer has sent something and reads it.
 type rawRead struct {
 	p   []byte  // to read into; nil: into a buffer of readBuffers that is taken when there is something

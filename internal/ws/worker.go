@@ -3,6 +3,7 @@ package ws
 import (
 	"runtime"
 	"sync"
+	"sync/atomic"
 )
 
 // turn is how many writes a worker makes before it looks again at what else there is to do, and yields. A goroutine that writes for longer than
@@ -26,7 +27,13 @@ type worker struct {
 	frames []Frame
 	buf    []byte
 	write  rawWrite
+	poll   rawPoll
 	sent   Traffic
+
+	// A write through TLS may wait after all, in spite of what the socket has said: the kernel may be short of memory.
+	blocking atomic.Pointer[Conn] // of whose write the end is not known
+	writes   atomic.Uint64        // through TLS
+	watched  uint64               // of writes, when watch was here last; owned by the pinger
 }
 
 func newWorker(index int) *worker {
@@ -84,16 +91,30 @@ func (w *worker) serveSome(p *Pool, from *fifo) int {
 // serve writes once for c and requeues it behind the others if more has come meanwhile.
 func (w *worker) serve(p *Pool, c *Conn) {
 	defer p.recovered("websocket writer", c)
+	limit := mergeLimit
 	if c.raw == nil {
-		// TLS and wrapped connections have no non-blocking write.
-		c.startDrain()
-		return
+		// There is no write that never waits, but there may be one that has no reason to.
+		limit = takenAtOnce - overhead
+		if c.under == nil || c.next() > limit || !w.poll.do(c.under) {
+			c.startDrain()
+			return
+		}
 	}
-	w.frames = c.take(w.frames[:0], mergeLimit)
+	w.frames = c.take(w.frames[:0], limit)
 	if len(w.frames) == 0 {
 		return
 	}
-	n, err := w.write.do(c.raw, merge(w.frames, w.buf[:0]))
+	b := merge(w.frames, w.buf[:0])
+	var n int
+	var err error
+	if c.raw != nil {
+		n, err = w.write.do(c.raw, b)
+	} else {
+		w.writes.Add(1)
+		w.blocking.Store(c)
+		n, err = c.nc.Write(b)
+		w.blocking.Store(nil)
+	}
 	state := c.wrote(w.frames, n, err, &w.sent)
 	clear(w.frames)
 	switch state {
@@ -103,6 +124,18 @@ func (w *worker) serve(p *Pool, c *Conn) {
 		c.startDrain()
 	case writeDone:
 	}
+}
+
+// overhead bounds what TLS adds to a write of takenAtOnce: its first records carry about 1.2 KB each.
+const overhead = 512
+
+// watch cuts the connection that the worker has been writing to since the last call. The pinger calls it.
+func (w *worker) watch() {
+	writes := w.writes.Load()
+	if c := w.blocking.Load(); c != nil && writes == w.watched {
+		c.Abort()
+	}
+	w.watched = writes
 }
 
 // fifo is a queue of connections.

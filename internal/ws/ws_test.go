@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -24,13 +23,7 @@ import (
 	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
-func TestMain(m *testing.M) {
-	if spec := os.Getenv(drainEnv); spec != "" {
-		drain(spec)
-		return
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // peer is the server's side of one connection.
 type peer struct {
@@ -454,7 +447,7 @@ func BenchmarkBroadcast(b *testing.B) {
 	}
 }
 
-func tcpPair(b *testing.B) (here, there net.Conn) {
+func tcpPair(b testing.TB) (here, there net.Conn) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
