@@ -93,6 +93,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_connection_age <duration>
 //		drain              <duration>
 //		close_on_reload
+//		compression
 //
 //		# what operators see
 //		log_connections
@@ -137,6 +138,7 @@ func (h *Handler) parseDirective(d *caddyfile.Dispenser) error {
 		{word: "max_connection_age", parse: duration(&h.MaxConnectionAge, maxConnectionAge)},
 		{word: "drain", parse: duration(&h.Drain, drain)},
 		{word: "close_on_reload", parse: flag(&h.CloseOnReload)},
+		{word: "compression", parse: flag(&h.Compression)},
 		{word: "log_connections", parse: flag(&h.LogConnections)},
 		{word: "metrics", parse: word(&h.Metrics, metricsWords)},
 	})

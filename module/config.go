@@ -109,6 +109,11 @@ type Handler struct {
 	// Default: false, connections outlive the reload.
 	CloseOnReload bool `json:"close_on_reload,omitempty"`
 
+	// Compression lets clients negotiate permessage-deflate (RFC 7692) without context takeover. Each message to a room is compressed
+	// once, if it is of 512 bytes or more. The length of a compressed message tells something of what is in it: leave this off where
+	// secrets and what others have written stand in the same message. Default: off.
+	Compression bool `json:"compression,omitempty"`
+
 	// Log the end of each connection as one entry of the logger `http.handlers.rooms.conn`, at level INFO: how long it was open, messages and
 	// bytes in and out, rooms, user, close code and reason, and who closed. Default: false, which logs it at level DEBUG.
 	LogConnections bool `json:"log_connections,omitempty"`

@@ -121,7 +121,7 @@ func (h *Handler) binding() hub.Binding {
 func (h *Handler) buildPolicy() (*hub.Policy, error) {
 	p := &hub.Policy{
 		Transport: ws.Limits{
-			MaxFrame: h.MaxFrame, SendQueue: h.SendQueue, WriteTimeout: time.Duration(h.WriteTimeout),
+			MaxFrame: h.MaxFrame, SendQueue: h.SendQueue, WriteTimeout: time.Duration(h.WriteTimeout), Compression: h.Compression,
 		},
 		Grace:          max(0, time.Duration(h.Presence.Grace)), // -1 is off
 		Coalesce:       max(0, time.Duration(h.Presence.Coalesce)),

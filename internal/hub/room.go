@@ -187,10 +187,11 @@ func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
 	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	shared := ws.Shared{Plain: f}
 	b := r.hub.pool.Batch(len(r.members))
 	for i := range r.members {
 		if c := r.members[i].conn; c != except {
-			b.Send(c, f)
+			b.Send(c, shared.For(c))
 		}
 	}
 	b.End()

@@ -15,14 +15,19 @@ import (
 func (p *Pool) Accept(w http.ResponseWriter, r *http.Request, subprotocol string, limits *atomic.Pointer[Limits], owner Owner) (*Conn, error) {
 	c := &Conn{pool: p, limits: limits, owner: owner, slot: -1}
 	c.worker = p.workers[int(p.next.Add(1))%len(p.workers)]
+	mode := websocket.CompressionDisabled
+	if limits.Load().Compression {
+		mode = websocket.CompressionNoContextTakeover
+	}
 	peer, err := websocket.Accept(&takeover{ResponseWriter: w, c: c}, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{subprotocol},
 		InsecureSkipVerify: true, // the origin was checked
-		CompressionMode:    websocket.CompressionDisabled,
+		CompressionMode:    mode,
 	})
 	if err != nil {
 		return nil, err
 	}
+	c.deflates = w.Header().Get("Sec-WebSocket-Extensions") != ""
 	_ = peer.CloseNow() // frees what the library holds; the socket is ours
 	return c, nil
 }

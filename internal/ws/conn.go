@@ -15,6 +15,7 @@ type Limits struct {
 	MaxFrame     int           // bytes of a message; one over twice that ends the connection
 	SendQueue    int           // bytes that may wait for the peer
 	WriteTimeout time.Duration // how long a stalled peer is waited for
+	Compression  bool          // new connections may negotiate permessage-deflate
 }
 
 // Owner is whose connection it is. Silent and Slow should close the connection; they must not block.

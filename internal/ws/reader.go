@@ -391,6 +391,20 @@ func (c *Conn) data(h header) error {
 func (c *Conn) whole(b []byte, limit int) error {
 	m := Message{Data: b, Binary: c.opcode == opBinary}
 	c.opcode = 0
+	if c.deflated {
+		buf := messages.Get().(*[]byte)
+		defer keepMessage(buf)
+		var err error
+		*buf, err = inflate(*buf, b, limit)
+		switch {
+		case errors.Is(err, errTooLarge):
+			m = Message{TooLarge: true}
+		case err != nil:
+			return err
+		default:
+			m.Data = *buf
+		}
+	}
 	c.deliver(m)
 	return nil
 }
@@ -432,14 +446,18 @@ func (c *Conn) keep(n int, mask [4]byte) error {
 
 // forget gives up what is kept of a message.
 func (c *Conn) forget() {
-	if c.message == nil {
-		return
+	if c.message != nil {
+		keepMessage(c.message)
+		c.message = nil
 	}
-	if cap(*c.message) <= maxPooled {
-		*c.message = (*c.message)[:0]
-		messages.Put(c.message)
+}
+
+// keepMessage gives a buffer back to messages.
+func keepMessage(buf *[]byte) {
+	if cap(*buf) <= maxPooled {
+		*buf = (*buf)[:0]
+		messages.Put(buf)
 	}
-	c.message = nil
 }
 
 // skip reads n bytes and throws them away: closing with bytes unread would reset the connection before the peer has read why.
