@@ -30,7 +30,10 @@ func (c *calls) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 func (c *calls) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.Add(int64(len(cmds)))
+		return next(ctx, cmds)
+	}
 }
 
 // patient is for tests that are not about time: a busy machine is no outage.

@@ -18,7 +18,7 @@ func TestBatchesGatherBehindOneThatIsUnderWay(t *testing.T) {
 		<-proceed
 	})
 	want := [][]int{{0}, {1, 2, 3}, {4}}
-	q.Add(0)
+	go q.Do(0)
 	for i, next := range [][]int{{1, 2, 3}, {4}, nil} {
 		if got := <-entered; !slices.Equal(got, want[i]) {
 			t.Errorf("batch %d is %v, want %v", i, got, want[i])
@@ -29,6 +29,30 @@ func TestBatchesGatherBehindOneThatIsUnderWay(t *testing.T) {
 		proceed <- struct{}{}
 	}
 	q.Wait()
+}
+
+// Who comes alone does it himself, and is not kept from his own by what has come meanwhile.
+func TestDo(t *testing.T) {
+	caller := make(chan struct{})
+	var q *Queue[int]
+	var batches [][]int
+	q = New(func(batch []int) {
+		batches = append(batches, slices.Clone(batch))
+		if batch[0] == 0 {
+			q.Do(1)
+			return
+		}
+		<-caller
+	})
+	q.Do(0)
+	if len(batches) == 0 || !slices.Equal(batches[0], []int{0}) {
+		t.Fatalf("batches %v after the first item was to be done", batches)
+	}
+	close(caller)
+	q.Wait()
+	if len(batches) != 2 || !slices.Equal(batches[1], []int{1}) {
+		t.Errorf("batches %v", batches)
+	}
 }
 
 func TestAllAreDoneOnceAndOneBatchAtATime(t *testing.T) {
@@ -55,7 +79,11 @@ func TestAllAreDoneOnceAndOneBatchAtATime(t *testing.T) {
 	for c := range callers {
 		adding.Go(func() {
 			for i := range each {
-				q.Add(c*each + i)
+				if c%2 == 0 {
+					q.Add(c*each + i)
+				} else {
+					q.Do(c*each + i)
+				}
 			}
 		})
 	}
