@@ -395,23 +395,3 @@ func isTimeout(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
-
-func BenchmarkRedis(b *testing.B) {
-	r := NewRedis(newClient(b, redistest.Start(b)), patient)
-	for _, a := range Algorithms {
-		b.Run(string(a)+"/allowed", func(b *testing.B) {
-			l := Limit{Name: "allowed", Events: 10_000, Window: MinWindow, Algorithm: a}
-			b.ReportAllocs()
-			for b.Loop() {
-				mustAllow(b, r, l, "key")
-			}
-		})
-	}
-	b.Run("denied", func(b *testing.B) {
-		l := Limit{Name: "denied", Events: 1, Window: time.Hour, Algorithm: SlidingCounter}
-		b.ReportAllocs()
-		for b.Loop() {
-			mustAllow(b, r, l, "key")
-		}
-	})
-}
