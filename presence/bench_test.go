@@ -4,10 +4,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
-
-	"github.com/redis/go-redis/v9"
-
-	"github.com/caddyrooms/caddy-rooms/internal/redistest"
 )
 
 type ignore struct{}
@@ -46,28 +42,6 @@ func BenchmarkMemory(b *testing.B) {
 		b.Run(fmt.Sprintf("rooms=%d", rooms), func(b *testing.B) {
 			m := NewMemory(Options{}, ignore{})
 			benchmarkLives(b, m, func(room string) { _, _ = m.Open(b.Context(), room) }, rooms)
-		})
-	}
-}
-
-func BenchmarkRedis(b *testing.B) {
-	server := redistest.Start(b)
-	for _, rooms := range []int{1, 1000} {
-		b.Run(fmt.Sprintf("rooms=%d", rooms), func(b *testing.B) {
-			client := redis.NewClient(&redis.Options{Addr: server.Addr, MaxRetries: -1, ContextTimeoutEnabled: true})
-			s := NewRedis(client, Options{}, ignore{})
-			p := newPump(b, client, s)
-			s.Start()
-			eventually(b, "it is shared", func() bool { return !s.Degraded() })
-			b.Cleanup(func() {
-				_ = s.Close(b.Context(), 0)
-				p.close()
-				_ = client.Close()
-			})
-			benchmarkLives(b, s, func(room string) {
-				p.subscribe(s.RoomChannel(room))
-				_, _ = s.Open(b.Context(), room)
-			}, rooms)
 		})
 	}
 }

@@ -78,7 +78,7 @@ type Redis struct {
 	w          int64     // the write counter that Redis has
 	renewed    time.Time // when the last good renewal of the lease was sent
 	nextBeat   time.Time
-	inflight   []*op
+	inflight   []*call
 	retired    bool // nothing may be written any more
 
 	others map[string]bool // instances, by name, that had members here when the last name was lost; never changed once it is set
@@ -168,13 +168,17 @@ func (s *Redis) Connect(ctx context.Context, c Conn) (status string, degraded bo
 // online queues that an own connection is online. base.mu is held.
 func (s *Redis) online(c *conn) *op {
 	u := s.users[c.User]
+	args := []any{"+", c.ID, c.User, c.Device}
+	if u.status != "" {
+		args = []any{"~", c.ID, c.User, c.Device, strconv.FormatUint(u.statusVer, 10) + "\n" + u.status}
+	}
 	return s.push(&op{
-		script: onlineScript,
+		script: usersScript,
 		about:  s.keys.user(c.User),
-		keys:   s.userKeys(c.User),
-		args:   []any{s.iid, c.ID, c.User, c.Device, u.status, u.statusVer},
+		keys:   []string{s.keys.user(c.User)},
+		args:   args,
 		reply: func(res []any) {
-			text, _ := res[1].(string)
+			text, _ := res[0].(string)
 			ver, status, ok := strings.Cut(text, "\n")
 			if n, err := strconv.ParseUint(ver, 10, 64); ok && err == nil {
 				s.setStatus(c.User, n, status)
@@ -193,15 +197,11 @@ func (s *Redis) offline(c *conn) {
 		more = 1
 	}
 	s.push(&op{
-		script: offlineScript,
+		script: usersScript,
 		about:  s.keys.user(c.User),
-		keys:   s.userKeys(c.User),
-		args:   []any{s.iid, c.ID, c.User, more},
+		keys:   []string{s.keys.user(c.User)},
+		args:   []any{"-", c.ID, c.User, more},
 	})
-}
-
-func (s *Redis) userKeys(user string) []string {
-	return []string{s.keys.counters(), s.keys.usersOf(s.iid), s.keys.user(user), s.keys.online(), s.keys.seen()}
 }
 
 // SetStatus implements Store.

@@ -24,7 +24,11 @@ func (s *Redis) lose(cause error) {
 		}
 	}
 	s.up, s.doubt = false, nil
-	lost := append(s.inflight, s.queue...)
+	var lost []*op
+	for _, c := range s.inflight {
+		lost = append(lost, c.ops...)
+	}
+	lost = append(lost, s.queue...)
 	s.inflight, s.queue, s.queued, s.lastBeat = nil, nil, 0, nil
 	s.endLife()
 	rooms := slices.Collect(maps.Values(s.rooms))

@@ -1,9 +1,11 @@
 package presence
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -12,8 +14,9 @@ import (
 )
 
 const (
-	readers  = 4    // replicas read at the same time, which is also what paces the reading of many
-	readPage = 1000 // rows in one call
+	readers   = 4    // goroutines that read replicas, which is also what paces the reading of many
+	readRooms = 16   // replicas that one reads together
+	readPage  = 1000 // rows in one call; those of one pipeline keep Redis busy for some milliseconds
 )
 
 // job is the reading of a room's replica.
@@ -67,29 +70,33 @@ func (s *Redis) scheduleLocked(r *room, confirm bool) {
 // read is one of the readers.
 func (s *Redis) read() {
 	for {
-		j, ok := s.nextJob()
-		if !ok {
+		jobs := s.nextJobs()
+		if len(jobs) == 0 {
 			return
 		}
-		if !s.readJob(j) {
-			time.AfterFunc(retryAfter, func() { s.retry(j) })
+		if failed := s.readJobs(jobs); len(failed) > 0 {
+			time.AfterFunc(retryAfter, func() {
+				for _, j := range failed {
+					s.retry(j)
+				}
+			})
 		}
 	}
 }
 
-// nextJob waits for a reading; false at the end. Rooms that someone waits for go first.
-func (s *Redis) nextJob() (job, bool) {
+// nextJobs waits for readings that can be made together; none at the end. Rooms that someone waits for go first.
+func (s *Redis) nextJobs() []job {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
 		if s.ctx.Err() != nil {
-			return job{}, false
+			return nil
 		}
 		for _, queue := range []*[]job{&s.opens, &s.rereads} {
-			if len(*queue) > 0 {
-				j := (*queue)[0]
-				*queue = (*queue)[1:]
-				return j, true
+			if n := min(len(*queue), readRooms); n > 0 {
+				jobs := (*queue)[:n:n]
+				*queue = (*queue)[n:]
+				return jobs
 			}
 		}
 		s.jobs.Wait()
@@ -105,22 +112,28 @@ func (s *Redis) retry(j job) {
 	}
 }
 
-// readJob reads a replica; false when it failed.
-func (s *Redis) readJob(j job) (ok bool) {
-	defer s.recovered("presence reader panicked", zap.String("room", j.room.name))
-	if j.confirm > 0 && s.confirm(j.confirm) != nil {
-		return false // if Redis is out of reach, the reading is void by now
+// readJobs reads replicas and returns the readings that failed.
+func (s *Redis) readJobs(jobs []job) (failed []job) {
+	defer s.recovered("presence reader panicked")
+	failed = jobs // also after a panic
+	for _, j := range jobs {
+		if j.confirm > 0 && s.confirm(j.confirm) != nil {
+			return failed // if Redis is out of reach, the readings are void by now
+		}
 	}
 	s.mu.Lock()
 	acked := s.acked
 	s.mu.Unlock()
-	pos, rows, err := s.fetch(j.room.name)
-	if err != nil {
-		s.log.Debug("reading presence failed", zap.String("room", j.room.name), zap.Error(err))
-		return false
+	var again []job
+	for i, r := range s.fetch(jobs) {
+		if r.err != nil {
+			s.log.Debug("reading presence failed", zap.String("room", jobs[i].room.name), zap.Error(r.err))
+			again = append(again, jobs[i])
+			continue
+		}
+		s.replace(jobs[i], acked, r.pos, r.rows)
 	}
-	s.replace(j, acked, pos, rows)
-	return true
+	return again
 }
 
 // confirm waits for heartbeat number n or a later one.
@@ -142,31 +155,61 @@ func (s *Redis) confirm(n uint64) error {
 	return s.wait(s.ctx, o)
 }
 
-// fetch reads the sequence of a room and then its rows, which may be newer.
-func (s *Redis) fetch(name string) (pos uint64, rows map[string]entry, err error) {
+// replica is what was read of a room: its sequence, and its rows, which may be newer.
+type replica struct {
+	pos  uint64
+	rows map[string]entry
+	err  error
+}
+
+// fetch reads rooms in one round trip, and the further pages of large ones in one more each.
+func (s *Redis) fetch(jobs []job) []replica {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
-	text, err := s.client.HGet(ctx, s.keys.seq(name), "p").Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return 0, nil, err
+	pipe := s.client.Pipeline()
+	seqs, pages := make([]*redis.StringCmd, len(jobs)), make([]*redis.ScanCmd, len(jobs))
+	for i, j := range jobs {
+		seqs[i] = pipe.HGet(ctx, s.keys.seq(j.room.name), "p")
+		pages[i] = pipe.HScan(ctx, s.keys.members(j.room.name), 0, "", readPage)
 	}
-	pos, _ = strconv.ParseUint(text, 10, 64) // a room that never was has none
-	rows = map[string]entry{}
-	for cursor := uint64(0); ; {
-		ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
-		page, next, err := s.client.HScan(ctx, s.keys.members(name), cursor, "", readPage).Result()
-		cancel()
+	cmds, failed := pipe.Exec(ctx)
+	if slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return c.Err() != nil }) {
+		failed = nil // each has its own error, unless go-redis leaves them as they are because Redis refused to set the connection up
+	}
+	replicas := make([]replica, len(jobs))
+	for i, j := range jobs {
+		err := cmp.Or(seqs[i].Err(), failed)
+		if errors.Is(err, redis.Nil) { // a room that never was
+			err = nil
+		}
+		if err == nil {
+			replicas[i].rows, err = s.rows(j.room.name, pages[i])
+		}
+		replicas[i].pos, _ = strconv.ParseUint(seqs[i].Val(), 10, 64)
+		replicas[i].err = err
+	}
+	return replicas
+}
+
+// rows returns the rows of a room whose first page was read.
+func (s *Redis) rows(name string, first *redis.ScanCmd) (map[string]entry, error) {
+	rows := map[string]entry{}
+	page, cursor, err := first.Result()
+	for {
 		if err != nil {
-			return 0, nil, err
+			return nil, err
 		}
 		for i := 0; i+1 < len(page); i += 2 {
 			if e, err := decodeEntry(page[i+1]); err == nil {
 				rows[page[i]] = e
 			}
 		}
-		if cursor = next; cursor == 0 {
-			return pos, rows, nil
+		if cursor == 0 {
+			return rows, nil
 		}
+		ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+		page, cursor, err = s.client.HScan(ctx, s.keys.members(name), cursor, "", readPage).Result()
+		cancel()
 	}
 }
 

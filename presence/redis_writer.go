@@ -14,7 +14,7 @@ import (
 
 const (
 	maxBatch    = 50      // changes in one call
-	maxPipeline = 128     // calls in one pipeline
+	maxPipeline = 128     // operations in one pipeline
 	maxQueue    = 1 << 16 // changes that wait; beyond, writing everything again is cheaper
 	retryAfter  = time.Second
 )
@@ -29,14 +29,14 @@ var (
 	errPanicked  = errors.New("presence: the writer panicked")
 )
 
-// op is one script call in the writer's queue.
+// op is one thing in the writer's queue: a call of a script, or a part of one that it makes together with others.
 type op struct {
 	script *redis.Script
-	keys   []string
-	args   []any
+	keys   []string        // behind those of the script's head, if it has one
+	args   []any           // as keys
 	about  string          // operations about the same thing must not change places
 	reads  bool            // it does not count as a write
-	reply  func(res []any) // called by the writer with the reply, before done
+	reply  func(res []any) // called by the writer with what the script said of o, before done
 	lost   func()          // called when it is unknown whether Redis has it
 	done   chan struct{}   // closed when err is set
 	err    error           // read after done
@@ -50,6 +50,15 @@ type op struct {
 	taken   bool     // the writer has it; base.mu guards it
 	acked   bool     // room.mu guards it
 	seq     uint64   // of the room, after the batch; read after done, or with room.mu once acked
+}
+
+// call is one call of a script, for one operation or for some of a kind.
+type call struct {
+	script  *redis.Script
+	ops     []*op
+	changes int
+	keys    []string
+	args    []any
 }
 
 func (o *op) finish(err error) {
@@ -155,7 +164,7 @@ func (s *Redis) beat() *op {
 			s.mu.Lock()
 			s.beaten = n
 			s.mu.Unlock()
-			for _, dead := range res[1:] {
+			for _, dead := range res {
 				if dead, ok := dead.(string); ok {
 					s.bury(dead)
 				}
@@ -238,12 +247,7 @@ func (s *Redis) writeSome() error {
 
 // send runs ops in one pipeline, and those whose script Redis did not have once more.
 func (s *Redis) send(ops []*op) error {
-	s.inflight = ops
-	for _, o := range ops {
-		if o.room != nil {
-			o.keys, o.args = s.changeArgs(o)
-		}
-	}
+	s.inflight = s.calls(ops)
 	for {
 		again, err := s.sendOnce()
 		if err != nil || len(again) == 0 {
@@ -256,33 +260,73 @@ func (s *Redis) send(ops []*op) error {
 	}
 }
 
+// head returns what the scripts are called with that take any number of operations, before what each of these has; nothing for others.
+func (s *Redis) head(script *redis.Script) (keys []string, args []any) {
+	switch script {
+	case changeScript:
+		return []string{s.keys.counters(), s.keys.roomsOf(s.iid)}, []any{s.iid, s.RoomChannel("")}
+	case usersScript:
+		return []string{s.keys.counters(), s.keys.usersOf(s.iid), s.keys.online(), s.keys.seen()}, []any{s.iid}
+	default:
+		return nil, nil
+	}
+}
+
+// calls makes as few calls of ops as may be. Changes in rooms don't concern who is online, nor the other way round, so each kind passes what
+// is of the other.
+func (s *Redis) calls(ops []*op) []*call {
+	var calls []*call
+	open := map[*redis.Script]*call{}
+	for _, o := range ops {
+		if o.room != nil {
+			o.keys, o.args = s.changeArgs(o)
+		}
+		n := max(len(o.changes), 1)
+		c := open[o.script]
+		if c == nil || c.changes+n > maxBatch {
+			c = &call{script: o.script}
+			c.keys, c.args = s.head(o.script)
+			calls = append(calls, c)
+			if c.keys != nil {
+				open[o.script] = c
+			}
+		}
+		c.ops, c.changes = append(c.ops, o), c.changes+n
+		c.keys, c.args = append(c.keys, o.keys...), append(c.args, o.args...)
+		if o.script == statusScript {
+			delete(open, usersScript) // a status is of who is online by then
+		}
+	}
+	return calls
+}
+
 // sendOnce runs what is in flight, and returns what must run again. After an error, in flight is what failed and what comes after.
-func (s *Redis) sendOnce() (again []*op, err error) {
+func (s *Redis) sendOnce() (again []*call, err error) {
 	sent := time.Now()
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	pipe := s.client.Pipeline()
 	cmds := make([]*redis.Cmd, len(s.inflight))
-	for i, o := range s.inflight {
-		cmds[i] = o.script.EvalSha(ctx, pipe, o.keys, o.args...)
+	for i, c := range s.inflight {
+		cmds[i] = c.script.EvalSha(ctx, pipe, c.keys, c.args...)
 	}
 	_, failed := pipe.Exec(ctx)
 	for _, cmd := range cmds {
-		o := s.inflight[0]
+		c := s.inflight[0]
 		res, err := cmd.Slice()
 		if err != nil && cmd.Err() == nil {
 			err = failed // no connection: go-redis leaves the commands as they are when Redis refused to set it up
 		}
 		switch {
 		case err != nil && redis.HasErrorPrefix(err, "NOSCRIPT"):
-			again = append(again, o)
+			again = append(again, c)
 			err = nil
 		case err != nil:
 			err = fmt.Errorf("presence: writing to Redis: %w", err)
-		case slices.ContainsFunc(again, func(a *op) bool { return a.about == o.about }):
+		case slices.ContainsFunc(again, c.sharesWith):
 			err = errReordered
 		default:
-			err = s.answered(o, res, sent)
+			err = s.answered(c, res, sent)
 		}
 		if err != nil {
 			s.inflight = append(again, s.inflight...)
@@ -291,6 +335,13 @@ func (s *Redis) sendOnce() (again []*op, err error) {
 		s.inflight = s.inflight[1:]
 	}
 	return again, nil
+}
+
+// sharesWith tells whether anything of other is about the same as anything of c.
+func (c *call) sharesWith(other *call) bool {
+	return slices.ContainsFunc(c.ops, func(o *op) bool {
+		return slices.ContainsFunc(other.ops, func(p *op) bool { return p.about == o.about })
+	})
 }
 
 func (s *Redis) loadScripts() error {
@@ -304,56 +355,60 @@ func (s *Redis) loadScripts() error {
 	return nil
 }
 
-// answered takes the reply to o.
-func (s *Redis) answered(o *op, res []any, sent time.Time) error {
+// answered takes the reply to c.
+func (s *Redis) answered(c *call, res []any, sent time.Time) error {
 	w, _ := res[0].(int64)
 	if w == 0 {
 		return errGone
 	}
-	if !o.reads {
+	if !c.ops[0].reads {
 		s.w++
 	}
 	if w != s.w {
 		return errMismatch
 	}
-	if o.script == heartbeatScript {
+	if c.script == heartbeatScript {
 		s.renewed = sent
 	}
-	if o.reply != nil {
-		o.reply(res)
+	res = res[1:]
+	each := len(res) / len(c.ops)
+	for i, o := range c.ops {
+		said := res[i*each : (i+1)*each]
+		if o.reply != nil {
+			o.reply(said)
+		}
+		if o.room != nil {
+			seq, _ := said[0].(int64)
+			changed, _ := said[1].(int64)
+			s.ack(o, uint64(seq), changed == 1)
+		}
+		o.finish(nil)
 	}
-	if o.room != nil {
-		seq, _ := res[1].(int64)
-		changed, _ := res[2].(int64)
-		s.ack(o, uint64(seq), changed == 1)
-	}
-	o.finish(nil)
 	return nil
 }
 
+// changeArgs returns what o is in a call of changeScript.
 func (s *Redis) changeArgs(o *op) ([]string, []any) {
 	room := o.room.name
 	stays := 0
 	if o.stays {
 		stays = 1
 	}
-	args := make([]any, 0, 5+5*len(o.changes))
-	args = append(args, s.iid, s.RoomChannel(room), room, o.batch, stays)
+	args := make([]any, 0, 4+5*len(o.changes))
+	args = append(args, room, o.batch, stays, len(o.changes))
 	for _, c := range o.changes {
 		switch {
 		case c.gone:
-			args = append(args, "-", c.id, string(c.reason), "", "")
+			args = append(args, "-", c.id, string(c.reason))
 		case c.entry.since == 0 && c.entry.quiet:
-			args = append(args, "+", c.id, 0, "", c.entry.content())
+			args = append(args, "0", c.id, c.entry.content())
 		case c.entry.since == 0:
-			args = append(args, "+", c.id, "", "", c.entry.content())
+			args = append(args, "+", c.id, c.entry.content())
 		default: // it has been there under a former name
-			args = append(args, "+", c.id, c.entry.ver, c.entry.since, c.entry.content())
+			args = append(args, "=", c.id, c.entry.content(), c.entry.ver, c.entry.since)
 		}
 	}
-	return []string{
-		s.keys.counters(), s.keys.roomsOf(s.iid), s.keys.members(room), s.keys.counts(room), s.keys.seq(room),
-	}, args
+	return []string{s.keys.members(room), s.keys.counts(room), s.keys.seq(room)}, args
 }
 
 // sleep returns false when ctx ended before d.

@@ -71,10 +71,10 @@ func TestScriptsAgain(t *testing.T) {
 	}
 	change := func(iid string, stays int, args ...any) ([]string, []any) {
 		return []string{k.counters(), k.roomsOf(iid), k.members("r"), k.counts("r"), k.seq("r")},
-			append([]any{iid, "e:r", "r", 1, stays}, args...)
+			append([]any{iid, "e:", "r", 1, stays}, args...)
 	}
 	user := func(iid string) []string {
-		return []string{k.counters(), k.usersOf(iid), k.user("u"), k.online(), k.seen()}
+		return []string{k.counters(), k.usersOf(iid), k.online(), k.seen(), k.user("u")}
 	}
 	content := entry{user: "u", status: "online", state: "{}"}.content()
 	busy := entry{user: "u", status: "busy", state: "{}"}.content()
@@ -93,18 +93,24 @@ func TestScriptsAgain(t *testing.T) {
 	add("register", registerScript, 1, lease, "i", 60000, "users", "")
 	add("register another", registerScript, 1, lease, "j", 60000, "users", "")
 	add("heartbeat", heartbeatScript, 0, lease, "i", 60000)
-	add("online", onlineScript, 0, user("i"), "i", "c1", "u", "d", "", 0)
-	add("online again", onlineScript, 0, user("j"), "j", "c2", "u", "d", "known", 7)
+	add("online", usersScript, 0, user("i"), "i", "+", "c1", "u", "d")
+	add("online again", usersScript, 0, user("j"), "j", "~", "c2", "u", "d", "7\nknown")
 	add("touch", touchScript, 0, []string{k.counters(), k.seen()}, "i", "u", "nobody")
 	add("status", statusScript, 1, []string{k.counters(), k.user("u")}, "i", "users", "u", "away")
 	add("status of nobody", statusScript, 0, []string{k.counters(), k.user("nobody")}, "i", "users", "nobody", "away")
-	keysOf, args := change("i", 1, "+", "c1", "", "", content, "+", "c3", "", "", content)
+	keysOf, args := change("i", 1, 2, "+", "c1", content, "0", "c3", content)
 	add("join", changeScript, 1, keysOf, args...)
-	keysOf, args = change("j", 1, "+", "c2", "12", "34", content)
+	keysOf, args = change("j", 1, 1, "=", "c2", content, "12", "34")
 	add("join of another", changeScript, 1, keysOf, args...)
-	keysOf, args = change("i", 1, "+", "c1", "", "", busy)
+	rooms := []string{k.counters(), k.roomsOf("i"), k.members("r2"), k.counts("r2"), k.seq("r2"), k.members("r3"), k.counts("r3"), k.seq("r3")}
+	add("join of two rooms", changeScript, 2, rooms, "i", "e:", "r2", 2, 1, 2, "+", "c1", content, "0", "c3", content, "r3", 3, 1, 1, "=", "c1", content, "12", "34")
+	add("leave of two rooms", changeScript, 2, rooms, "i", "e:", "r2", 4, 0, 2, "-", "c1", "left", "-", "c3", "left", "r3", 5, 0, 1, "-", "c1", "left")
+	users := []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("v"), k.user("w"), k.user("v")}
+	add("several online", usersScript, 0, users, "i", "+", "c4", "v", "d", "~", "c5", "w", "d", "7\nknown", "+", "c6", "v", "e")
+	add("several offline", usersScript, 0, users, "i", "-", "c4", "v", 1, "-", "c5", "w", 0, "-", "c6", "v", 0)
+	keysOf, args = change("i", 1, 1, "+", "c1", busy)
 	add("update", changeScript, 1, keysOf, args...)
-	keysOf, args = change("i", 1, "-", "c3", "left", "", "")
+	keysOf, args = change("i", 1, 1, "-", "c3", "left")
 	add("leave", changeScript, 1, keysOf, args...)
 	add("retire", retireScript, 0, []string{k.leases(), k.counters(), k.reasons()}, "i", 0, "timeout")
 	add("reap_fence", reapFence, 0, lease, "i")
@@ -112,9 +118,9 @@ func TestScriptsAgain(t *testing.T) {
 		"i", "r", "e:r", "0")
 	add("reap_users", reapUsers, 0, []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}, "i", "u")
 	add("reap_end", reapEnd, 0, []string{k.leases(), k.reasons(), k.roomsOf("i"), k.usersOf("i")}, "i")
-	keysOf, args = change("j", 0, "-", "c2", "left", "", "")
+	keysOf, args = change("j", 0, 1, "-", "c2", "left")
 	add("last leave", changeScript, 1, keysOf, args...)
-	add("offline", offlineScript, 0, user("j"), "j", "c2", "u", 0)
+	add("offline", usersScript, 0, user("j"), "j", "-", "c2", "u", 0)
 
 	for _, s := range steps {
 		if err := s.script.Run(t.Context(), client, s.keys, s.args...).Err(); err != nil {
@@ -141,7 +147,7 @@ func TestScriptsAgain(t *testing.T) {
 		}
 	}
 	left := dump(t, client, k)
-	want := []string{k.counters(), k.leases(), k.seq("r")}
+	want := []string{k.counters(), k.leases(), k.seq("r"), k.seq("r2"), k.seq("r3")}
 	if got := slices.Sorted(maps.Keys(left)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 		t.Errorf("left are %q", got)
 	}
@@ -151,15 +157,15 @@ func TestScriptsAgain(t *testing.T) {
 func TestFencedWrites(t *testing.T) {
 	client := redistest.Start(t).Client()
 	k := keys("p:{x}")
-	user := []string{k.counters(), k.usersOf("i"), k.user("u"), k.online(), k.seen()}
+	user := []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}
 	for name, run := range map[string]func() *redis.Cmd{
 		"change": func() *redis.Cmd {
 			return changeScript.Run(t.Context(), client,
 				[]string{k.counters(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")},
-				"i", "e:r", "r", 1, 1, "+", "c", "", "", "u\nonline\n\n{}")
+				"i", "e:", "r", 1, 1, 1, "+", "c", "u\nonline\n\n{}")
 		},
-		"online":  func() *redis.Cmd { return onlineScript.Run(t.Context(), client, user, "i", "c", "u", "", "", 0) },
-		"offline": func() *redis.Cmd { return offlineScript.Run(t.Context(), client, user, "i", "c", "u", 0) },
+		"online":  func() *redis.Cmd { return usersScript.Run(t.Context(), client, user, "i", "+", "c", "u", "") },
+		"offline": func() *redis.Cmd { return usersScript.Run(t.Context(), client, user, "i", "-", "c", "u", 0) },
 		"status": func() *redis.Cmd {
 			return statusScript.Run(t.Context(), client, []string{k.counters(), k.user("u")}, "i", "users", "u", "busy")
 		},

@@ -5,10 +5,12 @@ import (
 	_ "embed" // the scripts
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/caddyrooms/caddy-rooms/internal/batch"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 )
 
@@ -42,6 +44,9 @@ type RedisOptions struct {
 // What Redis has said about a key that has nothing left holds until the time that it named, because others can only push
 // that time later: such events are denied in the process. A flood costs one call for each event that is allowed. Deleting
 // a key in Redis lets somebody in at once only through processes that have not denied him yet.
+//
+// Checks that come while others are under way wait for these, and then go to Redis together: a round trip later at most, and much
+// cheaper for Redis than each alone.
 type Redis struct {
 	client  redis.UniversalClient
 	prefix  string
@@ -50,10 +55,24 @@ type Redis struct {
 	now     func() time.Duration // monotonic, of this process
 	denied  *denials
 	breaker breaker
+	checks  *batch.Queue[*check]
 }
 
-// NewRedis returns a limiter that uses client, which stays the caller's. The client must have ContextTimeoutEnabled, or a
-// stalled Redis will hold each call for the client's read timeout instead of RedisOptions.Timeout.
+// check is a question to Redis.
+type check struct {
+	ctx   context.Context // of who waits
+	limit Limit
+	key   string
+	reply []int64
+	err   error
+	done  chan struct{} // closed when reply or err is set
+}
+
+// maxPipeline is how many checks go to Redis at once, which does nothing else meanwhile: some milliseconds.
+const maxPipeline = 256
+
+// NewRedis returns a limiter that uses client, which stays the caller's. The client must have ContextTimeoutEnabled, or after a stall of
+// Redis calls fail until the client's read timeout is over, and not RedisOptions.Timeout.
 func NewRedis(client redis.UniversalClient, opts RedisOptions) *Redis {
 	if opts.Prefix == "" {
 		opts.Prefix = "rooms"
@@ -61,7 +80,7 @@ func NewRedis(client redis.UniversalClient, opts RedisOptions) *Redis {
 	if opts.Timeout <= 0 {
 		opts.Timeout = DefaultTimeout
 	}
-	return &Redis{
+	r := &Redis{
 		client:  client,
 		prefix:  opts.Prefix,
 		timeout: opts.Timeout,
@@ -73,6 +92,8 @@ func NewRedis(client redis.UniversalClient, opts RedisOptions) *Redis {
 		now:    sinceStart(),
 		denied: newDenials(maxDenials),
 	}
+	r.checks = batch.New(r.askAll)
+	return r
 }
 
 // Allow implements [Limiter]. After an error the event may have been counted or not.
@@ -103,19 +124,79 @@ func (r *Redis) Allow(ctx context.Context, limit Limit, key string) (Decision, e
 	return d, nil
 }
 
-// ask runs the script of a limit, which is loaded again when Redis has forgotten it.
+// ask has the script of a limit run, and waits for its reply.
 func (r *Redis) ask(ctx context.Context, l Limit, key string) (Decision, error) {
-	ctx, cancel := context.WithTimeout(redisdb.For(ctx, "limit"), r.timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	reply, err := r.scripts[l.Algorithm].Run(ctx, r.client, []string{key}, l.Events, scriptUnit(l)).Int64Slice()
-	if err != nil {
-		return Decision{}, err
+	c := &check{ctx: ctx, limit: l, key: key, done: make(chan struct{})}
+	r.checks.Do(c)
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		return Decision{}, ctx.Err()
 	}
-	if len(reply) != 4 {
-		return Decision{}, fmt.Errorf("reply of %d numbers, want 4", len(reply))
+	if c.err != nil {
+		return Decision{}, c.err
 	}
-	reset, next := time.Duration(reply[2])*time.Microsecond, time.Duration(reply[3])*time.Microsecond
-	return decision(reply[0] == 1, int(reply[1]), reset, next), nil
+	if len(c.reply) != 4 {
+		return Decision{}, fmt.Errorf("reply of %d numbers, want 4", len(c.reply))
+	}
+	reset, next := time.Duration(c.reply[2])*time.Microsecond, time.Duration(c.reply[3])*time.Microsecond
+	return decision(c.reply[0] == 1, int(c.reply[1]), reset, next), nil
+}
+
+// askAll asks Redis for those who still wait.
+func (r *Redis) askAll(checks []*check) {
+	checks = slices.DeleteFunc(checks, func(c *check) bool { return c.ctx.Err() != nil })
+	for some := range slices.Chunk(checks, maxPipeline) {
+		if err := r.exchange(some); err != nil {
+			for _, c := range some {
+				c.reply, c.err = nil, err
+			}
+		}
+		for _, c := range some {
+			close(c.done)
+		}
+	}
+}
+
+// exchange runs the scripts of some checks in one pipeline, and those that Redis did not have in another one with their source.
+func (r *Redis) exchange(checks []*check) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // the goroutine is nobody's who asks
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	var latest time.Time
+	for _, c := range checks {
+		if until, _ := c.ctx.Deadline(); until.After(latest) {
+			latest = until
+		}
+	}
+	ctx, cancel := context.WithDeadline(redisdb.For(context.Background(), "limit"), latest)
+	defer cancel()
+	r.run(ctx, checks, (*redis.Script).EvalSha)
+	unknown := slices.DeleteFunc(slices.Clone(checks), func(c *check) bool { return !redis.HasErrorPrefix(c.err, "NOSCRIPT") })
+	if len(unknown) > 0 {
+		r.run(ctx, unknown, (*redis.Script).Eval)
+	}
+	return nil
+}
+
+// run runs the scripts of checks in one pipeline by eval.
+func (r *Redis) run(ctx context.Context, checks []*check, eval func(*redis.Script, context.Context, redis.Scripter, []string, ...any) *redis.Cmd) {
+	pipe := r.client.Pipeline()
+	cmds := make([]*redis.Cmd, len(checks))
+	for i, c := range checks {
+		cmds[i] = eval(r.scripts[c.limit.Algorithm], ctx, pipe, []string{c.key}, c.limit.Events, scriptUnit(c.limit))
+	}
+	_, failed := pipe.Exec(ctx)
+	for i, c := range checks {
+		c.reply, c.err = cmds[i].Int64Slice()
+		if c.err != nil && cmds[i].Err() == nil && failed != nil {
+			c.err = failed // no connection: go-redis leaves the commands as they are when Redis refused to set it up
+		}
+	}
 }
 
 // scriptUnit is the second argument of a limit's script.
@@ -130,5 +211,8 @@ func scriptUnit(l Limit) int64 {
 	}
 }
 
-// Close implements [Limiter]; there is nothing to stop, and the client is the caller's.
-func (r *Redis) Close() error { return nil }
+// Close implements [Limiter]. It waits for an exchange with Redis that nobody waits for any more. The client is the caller's.
+func (r *Redis) Close() error {
+	r.checks.Wait()
+	return nil
+}

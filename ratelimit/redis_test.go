@@ -30,7 +30,10 @@ func (c *calls) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 func (c *calls) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.Add(int64(len(cmds)))
+		return next(ctx, cmds)
+	}
 }
 
 // patient is for tests that are not about time: a busy machine is no outage.
@@ -391,24 +394,4 @@ func TestRedisTimeout(t *testing.T) {
 func isTimeout(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()
-}
-
-func BenchmarkRedis(b *testing.B) {
-	r := NewRedis(newClient(b, redistest.Start(b)), patient)
-	for _, a := range Algorithms {
-		b.Run(string(a)+"/allowed", func(b *testing.B) {
-			l := Limit{Name: "allowed", Events: 10_000, Window: MinWindow, Algorithm: a}
-			b.ReportAllocs()
-			for b.Loop() {
-				mustAllow(b, r, l, "key")
-			}
-		})
-	}
-	b.Run("denied", func(b *testing.B) {
-		l := Limit{Name: "denied", Events: 1, Window: time.Hour, Algorithm: SlidingCounter}
-		b.ReportAllocs()
-		for b.Loop() {
-			mustAllow(b, r, l, "key")
-		}
-	})
 }

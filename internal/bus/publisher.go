@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 
+	"github.com/caddyrooms/caddy-rooms/internal/batch"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 )
 
@@ -25,9 +26,9 @@ const (
 	noticeEvery = time.Second // until the notices of losses have gone out
 )
 
-// publisher sends messages in the order of their coming. While one batch is under way the next one gathers, so that
-// batches grow with the load and a message that comes alone waits for nothing.
+// publisher sends messages in batches, in the order of their coming.
 type publisher struct {
+	ctx         context.Context // of the bus
 	db          *redisdb.DB
 	logger      *zap.Logger
 	maxMessages int
@@ -36,15 +37,14 @@ type publisher struct {
 	lossNotice  []byte
 	lossChannel string
 	dropped     func()
-	wake        chan struct{} // capacity 1; for run, when the queue is no longer empty or something was missed
+	queue       *batch.Queue[publication]
 
-	mu       sync.Mutex
-	queue    []publication // guarded by mu
-	messages int           // in the queue and taken from it but not done; guarded by mu
-	bytes    int           // the same; guarded by mu
-	closed   bool          // guarded by mu
-
-	missed map[string]bool // channels on which a message may not have arrived; guarded by mu
+	mu       sync.Mutex      // held while something is added to the queue, for the order of the calls
+	messages int             // in the queue, or taken from it but not done; guarded by mu
+	bytes    int             // the same; guarded by mu
+	closed   bool            // guarded by mu
+	missed   map[string]bool // channels on which a message may not have arrived; guarded by mu
+	notices  *time.Timer     // tells of what was missed; nil: it does not run; guarded by mu
 }
 
 type publication struct {
@@ -57,14 +57,16 @@ func (m publication) size() int { return len(m.channel) + len(m.payload) }
 
 func (p *publisher) publish(channel string, payload []byte, done func(error)) {
 	m := publication{channel: channel, payload: payload, done: done}
-	if err := p.enqueue(m); err != nil {
+	p.mu.Lock()
+	err := p.enqueue(m)
+	p.mu.Unlock()
+	if err != nil {
 		p.finish(m, err)
 	}
 }
 
+// enqueue adds m to the queue unless there is a reason not to. p.mu is held.
 func (p *publisher) enqueue(m publication) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.closed {
 		return ErrClosed
 	}
@@ -74,58 +76,22 @@ func (p *publisher) enqueue(m publication) error {
 	if p.messages > 0 && (p.messages >= p.maxMessages || p.bytes+m.size() > p.maxBytes) {
 		return ErrFull
 	}
-	p.queue = append(p.queue, m)
 	p.messages++
 	p.bytes += m.size()
-	if len(p.queue) == 1 {
-		p.signal()
-	}
+	p.queue.Add(m)
 	return nil
 }
 
-func (p *publisher) signal() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// run publishes until the publisher is closed and has sent everything.
-func (p *publisher) run(ctx context.Context) {
-	var taken []publication
-	var notices <-chan time.Time
-	for closed := false; !closed; {
-		select {
-		case <-p.wake:
-		case <-notices:
-			notices = nil
-			p.tellLosses()
-		}
-		p.mu.Lock()
-		p.queue, taken = taken[:0], p.queue
-		missed := len(p.missed) > 0
-		closed = p.closed
-		p.mu.Unlock()
-		if missed && notices == nil {
-			notices = time.After(noticeEvery)
-		}
-		p.sendAll(ctx, taken)
-		clear(taken)
-	}
-	// Nobody else will tell of what did not arrive.
-	p.sendAll(ctx, p.notices())
-}
-
-func (p *publisher) sendAll(ctx context.Context, messages []publication) {
+func (p *publisher) sendAll(messages []publication) {
 	for len(messages) > 0 {
-		n := batch(messages)
-		p.send(ctx, messages[:n])
+		n := fitting(messages)
+		p.send(messages[:n])
 		messages = messages[n:]
 	}
 }
 
-// batch returns how many of the messages go into the next pipeline: at least one.
-func batch(messages []publication) int {
+// fitting returns how many of the messages go into the next pipeline: at least one.
+func fitting(messages []publication) int {
 	bytes := 0
 	for i, m := range messages {
 		bytes += m.size()
@@ -137,8 +103,8 @@ func batch(messages []publication) int {
 }
 
 // send publishes a batch and tells the outcome of each message.
-func (p *publisher) send(ctx context.Context, messages []publication) {
-	cmds, err := p.exec(ctx, messages)
+func (p *publisher) send(messages []publication) {
+	cmds, err := p.exec(messages)
 	if err != nil && !anyFailed(cmds) {
 		// No connection: go-redis leaves the commands as they are when Redis refused to set it up.
 		cmds = nil
@@ -158,13 +124,13 @@ func (p *publisher) send(ctx context.Context, messages []publication) {
 	p.mu.Unlock()
 }
 
-func (p *publisher) exec(ctx context.Context, messages []publication) (cmds []redis.Cmder, err error) {
+func (p *publisher) exec(messages []publication) (cmds []redis.Cmder, err error) {
 	defer recovered(p.logger, "bus publisher", &err)
 	pipe := p.db.Publisher().Pipeline()
 	for _, m := range messages {
-		pipe.Publish(ctx, m.channel, m.payload)
+		pipe.Publish(p.ctx, m.channel, m.payload)
 	}
-	return pipe.Exec(ctx)
+	return pipe.Exec(p.ctx)
 }
 
 func anyFailed(cmds []redis.Cmder) bool {
@@ -196,9 +162,13 @@ func (p *publisher) miss(m publication, outcome error) {
 	if p.lossNotice == nil || errors.Is(outcome, ErrClosed) || m.channel == p.lossChannel && !notice {
 		return
 	}
-	channel := m.channel
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.missLocked(m.channel)
+}
+
+// missLocked remembers that something on channel may not have arrived. p.mu is held.
+func (p *publisher) missLocked(channel string) {
 	switch {
 	case p.missed[channel] || p.missed[p.lossChannel]:
 		return
@@ -209,24 +179,36 @@ func (p *publisher) miss(m publication, outcome error) {
 	default:
 		p.missed[channel] = true
 	}
-	p.signal()
+	p.tellLater()
+}
+
+// tellLater has the losses told soon. p.mu is held.
+func (p *publisher) tellLater() {
+	if p.notices == nil && !p.closed {
+		p.notices = time.AfterFunc(noticeEvery, p.tellLosses)
+	}
 }
 
 // tellLosses queues the notices of losses, unless Redis is out of reach still. One that fails is a loss again.
 func (p *publisher) tellLosses() {
-	if !p.db.Up() {
-		p.signal() // look again later
+	var err error // logged
+	defer recovered(p.logger, "notice of a loss", &err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notices = nil
+	if p.closed || !p.db.Up() {
+		p.tellLater() // look again
 		return
 	}
-	for _, m := range p.notices() {
-		p.publish(m.channel, m.payload, nil)
+	for _, m := range p.takeNotices() {
+		if p.enqueue(m) != nil {
+			p.missLocked(m.channel)
+		}
 	}
 }
 
-// notices returns the notices of all losses, and forgets these.
-func (p *publisher) notices() []publication {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// takeNotices returns the notices of all losses, and forgets these. p.mu is held.
+func (p *publisher) takeNotices() []publication {
 	notices := make([]publication, 0, len(p.missed))
 	for channel := range p.missed {
 		notices = append(notices, publication{channel: channel, payload: p.lossNotice})
@@ -247,21 +229,18 @@ func (p *publisher) finish(m publication, outcome error) {
 	m.done(outcome)
 }
 
-// close refuses what comes from now on, and has run end.
+// close refuses what comes from now on, and returns when all that came before is sent.
 func (p *publisher) close() {
 	p.mu.Lock()
 	p.closed = true
-	p.mu.Unlock()
-	p.signal()
-}
-
-// discard ends what was never sent, if run never ran.
-func (p *publisher) discard() {
-	p.mu.Lock()
-	queue := p.queue
-	p.queue = nil
-	p.mu.Unlock()
-	for _, m := range queue {
-		p.finish(m, ErrClosed)
+	if p.notices != nil {
+		p.notices.Stop()
 	}
+	p.mu.Unlock()
+	p.queue.Wait()
+	p.mu.Lock()
+	notices := p.takeNotices()
+	p.mu.Unlock()
+	// Nobody else will tell of what did not arrive.
+	p.sendAll(notices)
 }

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyrooms/caddy-rooms/internal/batch"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 )
 
@@ -42,7 +43,7 @@ type RedisOptions struct {
 	MaxBytes    int
 }
 
-// Redis is a [Bus] over Redis pub/sub: one connection that receives, and one goroutine that publishes in batches.
+// Redis is a [Bus] over Redis pub/sub: one connection that receives, and publishes in batches, one at a time.
 type Redis struct {
 	db         *redisdb.DB
 	publisher  *publisher
@@ -50,18 +51,17 @@ type Redis struct {
 
 	ctx         context.Context // ends when the bus is closed
 	cancel      context.CancelFunc
-	publishing  sync.WaitGroup
 	subscribing sync.WaitGroup
 }
 
 var _ Bus = (*Redis)(nil)
 
-// NewRedis returns a bus that hands what arrives to receiver. It begins to work with Start; db must stay open until
-// the bus is closed.
+// NewRedis returns a bus that hands what arrives to receiver, once it was started; db must stay open until the bus is closed.
 func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisOptions) *Redis {
 	b := &Redis{db: db}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.publisher = &publisher{
+		ctx:         b.ctx,
 		db:          db,
 		logger:      logger,
 		maxMessages: cmp.Or(opts.MaxMessages, DefaultMaxMessages),
@@ -70,8 +70,8 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 		lossNotice:  opts.LossNotice,
 		lossChannel: opts.LossChannel,
 		dropped:     opts.Dropped,
-		wake:        make(chan struct{}, 1),
 	}
+	b.publisher.queue = batch.New(b.publisher.sendAll)
 	b.subscriber = &subscriber{
 		db:       db,
 		publish:  b.publisher.publish,
@@ -85,9 +85,8 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 	return b
 }
 
-// Start starts the bus's goroutines, once. It does not wait for Redis.
+// Start begins to receive. It is called once, and does not wait for Redis.
 func (b *Redis) Start() {
-	b.publishing.Go(func() { b.publisher.run(b.ctx) })
 	b.subscribing.Go(func() { b.subscriber.run(b.ctx) })
 }
 
@@ -109,10 +108,8 @@ func (b *Redis) Publish(channel string, payload []byte, done func(error)) {
 func (b *Redis) Close() error {
 	b.subscriber.close()
 	b.publisher.close()
-	b.publishing.Wait()
 	b.cancel()
 	b.subscribing.Wait()
-	b.publisher.discard()
 	return nil
 }
 

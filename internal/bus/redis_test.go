@@ -476,34 +476,39 @@ func TestIdleLinkIsKept(t *testing.T) {
 }
 
 func TestQueueIsBounded(t *testing.T) {
-	server := redistest.Start(t)
 	for name, opts := range map[string]RedisOptions{
 		"messages": {MaxMessages: 10},
 		"bytes":    {MaxBytes: 10 * (len("x") + 8)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			db := redisdb.Open(redisdb.Options{Addr: server.Addr}, zap.NewNop())
+			server := redistest.Start(t)
+			b, db := closing(t, server.Addr, opts)
 			defer db.Close()
-			opts.Control = "control"
-			b := NewRedis(db, new(record), zap.NewNop(), opts)
-			var outcomes []error
-			for i := range 12 {
-				b.Publish("x", binary.BigEndian.AppendUint64(nil, uint64(i)), func(err error) { outcomes = append(outcomes, err) })
+			server.Stall()
+			outcomes := make(chan error, 13)
+			publish := func(i int) {
+				b.Publish("x", binary.BigEndian.AppendUint64(nil, uint64(i)), func(err error) { outcomes <- err })
 			}
-			if len(outcomes) != 2 || !errors.Is(outcomes[0], ErrFull) || !errors.Is(outcomes[1], ErrFull) {
-				t.Fatalf("outcomes %v of 12 publishes with room for 10, want two times ErrFull", outcomes)
+			for i := range 12 {
+				publish(i)
+			}
+			for range 2 {
+				if err := <-outcomes; !errors.Is(err, ErrFull) {
+					t.Fatalf("outcome %v of 12 publishes with room for 10, want ErrFull", err)
+				}
+			}
+			server.Resume()
+			for range 10 {
+				if err := <-outcomes; err != nil {
+					t.Errorf("outcome %v of a publish that had room", err)
+				}
 			}
 			if err := b.Close(); err != nil {
 				t.Fatal(err)
 			}
-			b.Publish("x", nil, func(err error) { outcomes = append(outcomes, err) })
-			if len(outcomes) != 13 {
-				t.Fatalf("%d outcomes of 13 publishes after Close", len(outcomes))
-			}
-			for _, err := range outcomes[2:] {
-				if !errors.Is(err, ErrClosed) {
-					t.Errorf("outcome %v after Close, want ErrClosed", err)
-				}
+			publish(12)
+			if err := <-outcomes; !errors.Is(err, ErrClosed) {
+				t.Errorf("outcome %v after Close, want ErrClosed", err)
 			}
 			if err := b.Subscribe(t.Context(), "x"); !errors.Is(err, ErrClosed) {
 				t.Errorf("subscribing after Close: %v, want ErrClosed", err)

@@ -1,68 +1,99 @@
--- Changes connections of one instance in one room, and tells every instance.
--- KEYS: counters, rooms of the instance, members, users, sequence.
--- ARGV: instance, channel, room, number of the batch, 1 if the instance stays in the room,
---   then for each change: "+", connection, version or "", since or "", content; or "-", connection, reason, "", "".
--- The version defaults to the sequence that the batch gets, since to the time. Content is user \n status \n device \n state.
--- Returns the write counter (0: the instance is gone), the room's sequence, 1 if anything changed.
+-- Changes connections of one instance in some rooms, and tells every instance.
+-- KEYS: counters, rooms of the instance, then for each room: members, users, sequence.
+-- ARGV: instance, what a room's channel begins with, then for each room: room, number of the batch, 1 if the instance stays in the
+--   room, how many changes, and these: "+", connection, content: its version is the sequence that the batch gets, if it is news;
+--   "0", connection, content: version 0, if it is news; "=", connection, content, version, since; or "-", connection, reason.
+--   Content is user \n status \n device \n state.
+-- Returns the write counter (0: the instance is gone), and for each room its sequence, and 1 if anything changed.
 local iid = ARGV[1]
-local w = redis.call('HINCRBY', KEYS[1], iid, 1)
+local w = redis.call('HINCRBY', KEYS[1], iid, '1')
 if w == 1 then
 	redis.call('HDEL', KEYS[1], iid)
 	return {0}
 end
 
+-- Lua writes large numbers with an exponent, and Redis takes its time to: the times are put together from their digits.
 local t = redis.call('TIME')
--- A sequence starts at the time in microseconds, so that it is higher than that of any room that was here before.
-local prev = tonumber(redis.call('HGET', KEYS[5], 'p') or 0)
-local seq = prev > 0 and prev + 1 or t[1] * 1000000 + t[2]
--- Lua writes large numbers with an exponent.
-local seqtext = string.format('%.0f', seq)
-local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
-local out, entered, left = {}, false, false
+local us = string.sub('00000' .. t[2], -6)
+local now = t[1] .. string.sub(us, 1, 3)
 
-for i = 6, #ARGV, 5 do
-	local id = iid .. '.' .. ARGV[i + 1]
-	local old = redis.call('HGET', KEYS[3], id)
-	local since, content
-	if old then
-		since, content = string.match(old, '^%d+\n(%d+)\n(.*)$')
+local reply = {w}
+local key, arg = 3, 3
+while key <= #KEYS do
+	local members, users, sequence = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+	local room, changes = ARGV[arg], ARGV[arg + 3]
+	local stays, batch = ARGV[arg + 2] == '1', ARGV[arg + 1]
+	key, arg = key + 3, arg + 4
+
+	-- A sequence starts at the time in microseconds, so that it is higher than that of any room that was here before.
+	local prev = redis.call('HGET', sequence, 'p')
+	local seq = t[1] .. us
+	if prev then
+		local n = prev + 1
+		seq = string.format('%d%06d', math.floor(n / 1000000), n % 1000000)
 	end
-	if ARGV[i] == '+' then
-		if content ~= ARGV[i + 4] then
-			local ver = ARGV[i + 2] ~= '' and ARGV[i + 2] or seqtext
-			since = since or (ARGV[i + 3] ~= '' and ARGV[i + 3] or now)
-			local value = ver .. '\n' .. since .. '\n' .. ARGV[i + 4]
-			redis.call('HSET', KEYS[3], id, value)
-			if not old then
-				redis.call('HINCRBY', KEYS[4], string.match(ARGV[i + 4], '^[^\n]*'), 1)
-				entered = true
+	local out, entered, left = {}, false, false
+	for _ = 1, tonumber(changes) do
+		local op, id = ARGV[arg], iid .. '.' .. ARGV[arg + 1]
+		if op == '-' then
+			local reason = ARGV[arg + 2]
+			local old = redis.call('HGET', members, id)
+			if old then
+				local user = string.match(old, '^%d+\n%d+\n([^\n]*)')
+				redis.call('HDEL', members, id)
+				if redis.call('HINCRBY', users, user, '-1') <= 0 then
+					redis.call('HDEL', users, user)
+				end
+				left = true
+				out[#out + 1] = '-' .. #id .. ' ' .. #reason .. '\n' .. id .. reason
 			end
-			out[#out + 1] = '+' .. #id .. ' ' .. #value .. '\n' .. id .. value
+			arg = arg + 3
+		else
+			local content, ver, since = ARGV[arg + 2], seq, now
+			arg = arg + 3
+			if op == '0' then
+				ver = '0'
+			elseif op == '=' then
+				ver, since = ARGV[arg], ARGV[arg + 1]
+				arg = arg + 2
+			end
+			local value = ver .. '\n' .. since .. '\n' .. content
+			local news = redis.call('HSETNX', members, id, value) == 1
+			if news then
+				redis.call('HINCRBY', users, string.match(content, '^[^\n]*'), '1')
+				entered = true
+			else
+				local was, old = string.match(redis.call('HGET', members, id), '^%d+\n(%d+)\n(.*)$')
+				if old ~= content then
+					value = ver .. '\n' .. was .. '\n' .. content
+					redis.call('HSET', members, id, value)
+					news = true
+				end
+			end
+			if news then
+				out[#out + 1] = '+' .. #id .. ' ' .. #value .. '\n' .. id .. value
+			end
 		end
-	elseif old then
-		local user = string.match(content, '^[^\n]*')
-		redis.call('HDEL', KEYS[3], id)
-		if redis.call('HINCRBY', KEYS[4], user, -1) <= 0 then
-			redis.call('HDEL', KEYS[4], user)
+	end
+
+	if not stays then
+		redis.call('SREM', KEYS[2], room)
+	elseif entered then
+		redis.call('SADD', KEYS[2], room)
+	end
+	if #out == 0 then
+		reply[#reply + 1] = tonumber(prev or 0)
+		reply[#reply + 1] = 0
+	else
+		redis.call('HSET', sequence, 'p', seq)
+		if left and redis.call('EXISTS', members) == 0 then
+			redis.call('EXPIRE', sequence, 3600)
+		elseif entered then
+			redis.call('PERSIST', sequence)
 		end
-		left = true
-		out[#out + 1] = '-' .. #id .. ' ' .. #ARGV[i + 2] .. '\n' .. id .. ARGV[i + 2]
+		redis.call('PUBLISH', ARGV[2] .. room, 'p' .. (prev or '0') .. ' ' .. seq .. ' ' .. batch .. '\n' .. table.concat(out))
+		reply[#reply + 1] = tonumber(seq)
+		reply[#reply + 1] = 1
 	end
 end
-
-if ARGV[5] == '0' then
-	redis.call('SREM', KEYS[2], ARGV[3])
-elseif entered then
-	redis.call('SADD', KEYS[2], ARGV[3])
-end
-if #out == 0 then
-	return {w, prev, 0}
-end
-redis.call('HSET', KEYS[5], 'p', seqtext)
-if left and redis.call('EXISTS', KEYS[3]) == 0 then
-	redis.call('EXPIRE', KEYS[5], 3600)
-elseif entered then
-	redis.call('PERSIST', KEYS[5])
-end
-redis.call('PUBLISH', ARGV[2], 'p' .. string.format('%.0f', prev) .. ' ' .. seqtext .. ' ' .. ARGV[4] .. '\n' .. table.concat(out))
-return {w, seq, 1}
+return reply

@@ -7,43 +7,40 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local bucket = math.floor(now / width)
 local size = 21
-local format = '<d' .. string.rep('I4', size)
+local format = '<dI4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4I4'
 
-local counts = {}
-for i = 1, size do
-  counts[i] = 0
-end
-local set_back = false
 local packed = redis.call('GET', KEYS[1])
+local state, shift
 if packed then
-  local old = {struct.unpack(format, packed)}
+  state = {struct.unpack(format, packed)}
   -- When the clock was set back, the newest bucket becomes this one: late by the step at most, never too soon.
-  set_back = old[1] > bucket
-  local shift = math.max(0, math.min(bucket - old[1], size))
-  for i = 1, size - shift do
-    counts[i] = old[1 + i + shift]
-  end
+  shift = bucket - state[1]
+else
+  state, shift = {bucket}, size
 end
+local set_back = shift < 0
+shift = math.max(shift, 0)
 
-local sum = 0
+local sum, oldest, newest = 0, nil, nil
 for i = 1, size do
-  sum = sum + counts[i]
-end
-local allowed = sum < events
-if allowed then
-  counts[size] = counts[size] + 1
-  sum = sum + 1
-end
-
-local oldest, newest
-for i = 1, size do
-  if counts[i] > 0 then
+  local count = i + shift <= size and state[1 + i + shift] or 0
+  state[1 + i] = count
+  if count > 0 then
+    sum = sum + count
     oldest = oldest or i
     newest = i
   end
 end
+local allowed = sum < events
+if allowed then
+  state[1 + size] = state[1 + size] + 1
+  sum = sum + 1
+  oldest, newest = oldest or size, size
+end
+
 local reset, more = (bucket + newest) * width - now, (bucket + oldest) * width - now
 if allowed or set_back then
-  redis.call('SET', KEYS[1], struct.pack(format, bucket, unpack(counts)), 'PX', math.ceil(reset / 1000) + 1)
+  state[1] = bucket
+  redis.call('SET', KEYS[1], struct.pack(format, unpack(state)), 'PX', math.ceil(reset / 1000) + 1)
 end
 return {allowed and 1 or 0, events - sum, reset, more}
