@@ -34,6 +34,8 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	if len(args) > 0 {
 		switch args[0] {
+		case "all":
+			return measureAll(ctx, args[1:])
 		case "bare":
 			return serveBare(ctx, args[1:])
 		}

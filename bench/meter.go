@@ -31,14 +31,20 @@ const (
 	stampSize = len(mark) + 16 + 8
 )
 
+// talk fills payloads, so that they compress as text does.
+const talk = ` the ferry leaves at a quarter past nine from pier 4, not from where it was last year; whoever takes a bicycle should be there ` +
+	`early, since only twelve of them fit. Ann has the tickets, Boris brings coffee and the blue umbrella. If it rains we meet under the roof of ` +
+	`the old customs house (the one with a green door) and wait for the next, which goes every fifty minutes until 18:05. Please say until Thursday ` +
+	`who will come, how many you are, and whether somebody needs a lift back from the harbour afterwards. `
+
 // payload returns a message of size bytes, or as many as the stamp needs, that can stand in a JSON string.
 func (m *meter) payload(number, size int) []byte {
 	b := append(make([]byte, 0, max(size, stampSize)), mark...)
 	b = appendHex(b, uint64(time.Since(epoch)), 16)
 	b = appendHex(b, uint64(uint32(number)), 8)
 	m.arrived[number%len(m.arrived)].Store(0)
-	for i := len(b); i < size; i++ {
-		b = append(b, 'a'+byte(i%26))
+	for len(b) < size {
+		b = append(b, talk[:min(len(talk), size-len(b))]...)
 	}
 	return b
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -21,23 +22,12 @@ func idle(m *measurement) error {
 	if err := m.sleep(m.Warm); err != nil {
 		return err
 	}
-	redis0, err := m.redisCPU()
-	if err != nil {
-		return err
-	}
-	if err := m.sleep(m.Time); err != nil {
-		return err
-	}
-	redis1, err := m.redisCPU()
-	if err != nil {
+	if err := m.rest(); err != nil {
 		return err
 	}
 	after, running, err := m.taken()
 	if err != nil {
 		return err
-	}
-	if m.Redis != "" {
-		m.found["redis_cpu_ms"] = milliseconds(redis1 - redis0)
 	}
 	if m.PID != 0 {
 		m.found["kb_per_conn"] = (after - memory) / 1024 / float64(m.Clients)
@@ -65,6 +55,23 @@ func idle(m *measurement) error {
 	return nil
 }
 
+// rest sleeps for the time that is measured.
+func (m *measurement) rest() error {
+	if m.Redis == "" {
+		return m.sleep(m.Time)
+	}
+	before, err := redisCPU(m.ctx, m.Redis)
+	if err != nil {
+		return err
+	}
+	if err := m.sleep(m.Time); err != nil {
+		return err
+	}
+	after, err := redisCPU(m.ctx, m.Redis)
+	m.found["redis_cpu_ms"] = milliseconds(after - before)
+	return err
+}
+
 // taken returns what the server's process has taken, as far as it is known.
 func (m *measurement) taken() (memory, goroutines float64, err error) {
 	if m.PID != 0 {
@@ -78,14 +85,11 @@ func (m *measurement) taken() (memory, goroutines float64, err error) {
 	return memory, goroutines, err
 }
 
-// redisCPU returns the CPU time that Redis has used, or 0 where none is named.
-func (m *measurement) redisCPU() (time.Duration, error) {
-	if m.Redis == "" {
-		return 0, nil
-	}
-	client := redis.NewClient(&redis.Options{Addr: m.Redis})
+// redisCPU returns the CPU time that a Redis has used.
+func redisCPU(ctx context.Context, addr string) (time.Duration, error) {
+	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})
 	defer client.Close()
-	text, err := client.Info(m.ctx, "cpu").Result()
+	text, err := client.Info(ctx, "cpu").Result()
 	if err != nil {
 		return 0, err
 	}

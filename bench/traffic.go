@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -46,11 +47,16 @@ func chat(m *measurement) error {
 // traffic has the publishers publish in turn, and measures what is delivered to an audience of so many for each message.
 func (m *measurement) traffic(publishers []*conn, audience int, stalled []*conn) error {
 	m.meter.audience = audience
+	var before, after collected
+	var err error
+	if m.Admin != "" {
+		if before, err = m.Admin.collect(m.ctx); err != nil {
+			return err
+		}
+	}
 	stop := make(chan struct{})
 	var publishing sync.WaitGroup
-	var published int // when the measured time began, and then when it ended; guarded by mu
-	var mu sync.Mutex
-	count := func() int { mu.Lock(); defer mu.Unlock(); return published }
+	var published atomic.Int64
 	start := time.Now()
 	publishing.Go(func() {
 		for i := 0; ; i++ {
@@ -64,9 +70,7 @@ func (m *measurement) traffic(publishers []*conn, audience int, stalled []*conn)
 			if publishers[i%len(publishers)].publish(m.meter.payload(i, m.Size)) != nil {
 				return // its end is counted where it reads
 			}
-			mu.Lock()
-			published++
-			mu.Unlock()
+			published.Add(1)
 		}
 	})
 	defer publishing.Wait()
@@ -75,18 +79,11 @@ func (m *measurement) traffic(publishers []*conn, audience int, stalled []*conn)
 	if err := m.sleep(m.Warm); err != nil {
 		return err
 	}
-	var before, after collected
-	var err error
-	if m.Admin != "" {
-		if before, err = m.Admin.collect(m.ctx); err != nil {
-			return err
-		}
-	}
 	cpu0, known, err := m.cpu()
 	if err != nil {
 		return err
 	}
-	n0 := count()
+	n0 := published.Load()
 	begun := time.Now()
 	m.meter.on.Store(true)
 	if err := m.sleep(m.Time); err != nil {
@@ -94,7 +91,7 @@ func (m *measurement) traffic(publishers []*conn, audience int, stalled []*conn)
 	}
 	m.meter.on.Store(false)
 	seconds := time.Since(begun).Seconds()
-	n := float64(count() - n0)
+	n := float64(published.Load() - n0)
 	cpu1, _, err := m.cpu()
 	if err != nil {
 		return err
@@ -126,7 +123,7 @@ func (m *measurement) traffic(publishers []*conn, audience int, stalled []*conn)
 		f["client_cores"] = (cpu1.clients - cpu0.clients).Seconds() / seconds
 	}
 	if m.Admin != "" {
-		f["allocs_per_delivery"] = (after.mallocs - before.mallocs) / deliveries
+		f["allocs_per_delivery"] = (after.mallocs - before.mallocs) / float64(published.Load()*int64(audience))
 	}
 	if len(stalled) == 0 {
 		return nil
