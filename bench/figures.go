@@ -9,12 +9,15 @@ import (
 // figures are what a measurement has found, by name. What could not be found is not there.
 type figures map[string]float64
 
-// known are the names of all figures, in the order in which a line shows them.
-var known = []struct {
+// knownFigure is a figure that there may be.
+type knownFigure struct {
 	name string // as in JSON
 	text string // how a line tells it
 	zero bool   // it is told when it is 0, too
-}{
+}
+
+// known are all figures, in the order in which a line shows them.
+var known = []knownFigure{
 	{"clients", "%.0f clients", true},
 	{"joins_per_s", "%.0f joins/s", true},
 	{"us_per_join", "%.0f us of server CPU a join", true},

@@ -44,24 +44,27 @@ func resident(pid int) (float64, error) {
 }
 
 // unsent returns how many bytes the kernel of this machine holds in the server's sockets for the clients with these ports, as Linux
-// tells it of connections over IPv4.
+// tells it.
 func unsent(server int, clients map[int]bool) (bytes float64, err error) {
-	b, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		//   0: 0100007F:1F90 0100007F:D431 01 00000000:00000000 …
-		f := strings.Fields(line)
-		if len(f) < 5 || hexPort(f[1]) != server || !clients[hexPort(f[2])] {
-			continue
-		}
-		queue, _, _ := strings.Cut(f[4], ":")
-		n, err := strconv.ParseInt(queue, 16, 64)
+	// A server that listens on all addresses has its connections over IPv4 among those over IPv6.
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		b, err := os.ReadFile(file)
 		if err != nil {
 			return 0, err
 		}
-		bytes += float64(n)
+		for line := range strings.Lines(string(b)) {
+			//   0: 0100007F:1F90 0100007F:D431 01 00000000:00000000 …
+			f := strings.Fields(line)
+			if len(f) < 5 || hexPort(f[1]) != server || !clients[hexPort(f[2])] {
+				continue
+			}
+			queue, _, _ := strings.Cut(f[4], ":")
+			n, err := strconv.ParseInt(queue, 16, 64)
+			if err != nil {
+				return 0, err
+			}
+			bytes += float64(n)
+		}
 	}
 	return bytes, nil
 }
