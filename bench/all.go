@@ -6,7 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
+	"log"
 	"os"
 	"regexp"
 	"slices"
@@ -37,7 +37,8 @@ func measureAll(ctx context.Context, args []string) error {
 	if len(groups) == 0 {
 		return fmt.Errorf("-run %q matches none of %s", *which, strings.Join(groupNames(), ", "))
 	}
-	w, err := openWorkshop(ctx, os.Stderr, groups)
+	progress := log.New(os.Stderr, "", log.Ltime)
+	w, err := openWorkshop(ctx, progress, groups)
 	if err != nil {
 		return err
 	}
@@ -46,8 +47,8 @@ func measureAll(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, about)
-	lines, failed, err := w.measure(ctx, os.Stderr, groups, *count)
+	progress.Print(about)
+	lines, failed, err := w.measure(ctx, progress, groups, *count)
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,7 @@ func groupNames() (names []string) {
 }
 
 // measure makes all rounds and returns the table's lines, and how many trials have failed. It tells on progress what it does.
-func (w *workshop) measure(ctx context.Context, progress io.Writer, groups []group, count int) (lines []line, failed int, err error) {
+func (w *workshop) measure(ctx context.Context, progress *log.Logger, groups []group, count int) (lines []line, failed int, err error) {
 	found := make([]rounds, len(groups))
 	for round := range count {
 		for i := range groups {
@@ -90,10 +91,10 @@ func (w *workshop) measure(ctx context.Context, progress io.Writer, groups []gro
 				}
 				if err != nil {
 					failed++
-					fmt.Fprintf(progress, "%d/%d %s, %s: failed: %v\n", round+1, count, g.name, t.name, err)
+					progress.Printf("%d/%d %s, %s: failed: %v", round+1, count, g.name, t.name, err)
 					continue
 				}
-				fmt.Fprintf(progress, "%d/%d %s, %s: %s\n", round+1, count, g.name, t.name, f)
+				progress.Printf("%d/%d %s, %s: %s", round+1, count, g.name, t.name, f)
 				results[t.name] = f
 			}
 			found[i] = append(found[i], results)

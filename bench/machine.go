@@ -12,15 +12,8 @@ import (
 
 // machine tells in a line where figures are from, and, where the system tells it, how busy others have kept it for a second.
 func machine(ctx context.Context) (string, error) {
-	about := fmt.Sprintf("%s, %d cores, %s/%s, %s", time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
-	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
-				about += ", " + strings.TrimSpace(value)
-				break
-			}
-		}
-	}
+	about := fmt.Sprintf("%s, %d cores, %s/%s, %s%s", time.Now().Format(time.DateOnly), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH,
+		runtime.Version(), processor())
 	busy0, all0, known := ticks()
 	if !known {
 		return about, nil
@@ -32,6 +25,20 @@ func machine(ctx context.Context) (string, error) {
 	}
 	busy1, all1, _ := ticks()
 	return about + fmt.Sprintf(", before it %.0f %% busy with other work", 100*(busy1-busy0)/max(all1-all0, 1)), nil
+}
+
+// processor returns a comma and the name of the processor, where the system tells it.
+func processor() string {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
+			return ", " + strings.TrimSpace(value)
+		}
+	}
+	return ""
 }
 
 // ticks returns how long the machine's cores have worked, and how long they could have.

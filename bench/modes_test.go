@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"log"
 	"os"
 	"os/exec"
 	"runtime"
@@ -112,30 +113,30 @@ func TestRounds(t *testing.T) {
 	w := shop(t)
 	w.redis = ""
 	var order []string
-	told := func(name string, l launcher) trial {
+	recorded := func(name string, l launcher) trial {
 		return trial{name: name, server: func(ctx context.Context, w *workshop) (*server, error) {
 			order = append(order, name)
 			return l(ctx, w)
 		}, load: small(options{Mode: "fanout"})}
 	}
-	broken := told("broken", caddyServer("http", false, "no_such_word"))
-	shared := told("shared", caddyServer("http", true, unlimited))
+	broken := recorded("broken", caddyServer("http", false, "no_such_word"))
+	shared := recorded("shared", caddyServer("http", true, unlimited))
 	shared.needs = "redis"
 	g := group{
 		name:   "g",
-		trials: []trial{told("ours", caddyServer("http", false, unlimited)), told("bare", bareServer()), broken, shared},
+		trials: []trial{recorded("ours", caddyServer("http", false, unlimited)), recorded("bare", bareServer()), broken, shared},
 		rows:   []row{{title: "p99", figure: "p99_ms", format: "%.1f", base: "bare", peer: "broken", goal: goal{most: 1e9}}},
 	}
-	var progress strings.Builder
-	lines, failed, err := w.measure(t.Context(), &progress, []group{g}, 2)
+	var told strings.Builder
+	lines, failed, err := w.measure(t.Context(), log.New(&told, "", 0), []group{g}, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"ours", "bare", "broken", "broken", "bare", "ours"}; !slices.Equal(order, want) {
 		t.Errorf("the order was %v, want %v", order, want)
 	}
-	if failed != 2 || !strings.Contains(progress.String(), "no_such_word") {
-		t.Errorf("%d trials failed, want 2, and their log in:\n%s", failed, progress.String())
+	if failed != 2 || !strings.Contains(told.String(), "no_such_word") {
+		t.Errorf("%d trials failed, want 2, and their log in:\n%s", failed, told.String())
 	}
 	l := lines[0]
 	if len(l.Values.Ours) != 2 || len(l.Values.Base) != 2 || len(l.Values.Peer) != 0 || l.Result != "pass" || l.Ratio == "" {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -47,8 +48,8 @@ func resident(pid int) (float64, error) {
 // tells it.
 func unsent(server int, clients map[int]bool) (bytes float64, err error) {
 	// A server that listens on all addresses has its connections over IPv4 among those over IPv6.
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		b, err := os.ReadFile(file)
+	for _, file := range []string{"tcp", "tcp6"} {
+		b, err := fs.ReadFile(os.DirFS("/proc/net"), file)
 		if err != nil {
 			return 0, err
 		}

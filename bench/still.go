@@ -88,7 +88,7 @@ func (m *measurement) taken() (memory, goroutines float64, err error) {
 // redisCPU returns the CPU time that a Redis has used.
 func redisCPU(ctx context.Context, addr string) (time.Duration, error) {
 	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	text, err := client.Info(ctx, "cpu").Result()
 	if err != nil {
 		return 0, err

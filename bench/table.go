@@ -7,6 +7,10 @@ import (
 	"strings"
 )
 
+// inTime is the percentage of deliveries below which a server did not keep up, and what else was found of it says little. What is under way
+// when the measured time begins and ends is a percent or two.
+const inTime = 95
+
 // line is a row with what was found. Its strings are for people, and empty where there is nothing to tell.
 type line struct {
 	Group  string  `json:"group"`
@@ -46,24 +50,30 @@ func (g *group) lines(found rounds) []line {
 
 // tell fills in what l.Values say.
 func (r *row) tell(l *line, found rounds) {
-	show := func(s sample) string { return fmt.Sprintf(r.format, s.median()) }
+	show := func(s sample, trial string) string {
+		text := fmt.Sprintf(r.format, s.median())
+		if delivered := found.of(trial, "delivered_percent"); len(delivered) > 0 && delivered.median() < inTime {
+			text += " (fell behind)"
+		}
+		return text
+	}
 	spread := func(s sample, format string) string {
 		return fmt.Sprintf(format+"–"+format, slices.Min(s), slices.Max(s))
 	}
 	if len(l.Values.Base) > 0 {
-		l.Base = show(l.Values.Base)
+		l.Base = show(l.Values.Base, r.base)
 		if r.baseNote != "" {
 			l.Base += " (" + r.baseNote + ")"
 		}
 	}
 	if len(l.Values.Peer) > 0 {
-		l.Peer = show(l.Values.Peer)
+		l.Peer = show(l.Values.Peer, r.peer)
 	}
 	if len(l.Values.Ours) == 0 {
 		l.Result = "not measured"
 		return
 	}
-	l.Ours, l.Spread = show(l.Values.Ours), spread(l.Values.Ours, r.format)
+	l.Ours, l.Spread = show(l.Values.Ours, r.ours), spread(l.Values.Ours, r.format)
 	// Ratios are taken within a round, whose trials have seen the same machine.
 	divide := func(a, b float64) float64 { return a / b }
 	ratios := found.pairs(r.ours, r.base, r.figure, divide)

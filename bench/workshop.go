@@ -4,7 +4,7 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io"
+	"log"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +24,7 @@ type workshop struct {
 var socketFiles embed.FS
 
 // openWorkshop builds Caddy, and prepares what the groups need. It tells on progress what is missing, and therefore not measured.
-func openWorkshop(ctx context.Context, progress io.Writer, groups []group) (w *workshop, err error) {
+func openWorkshop(ctx context.Context, progress *log.Logger, groups []group) (w *workshop, err error) {
 	w = new(workshop)
 	if w.dir, err = os.MkdirTemp("", "caddy-rooms-bench"); err != nil {
 		return nil, err
@@ -49,13 +49,13 @@ func openWorkshop(ctx context.Context, progress io.Writer, groups []group) (w *w
 	}
 	if needed("redis") {
 		if w.redis, err = exec.LookPath("redis-server"); err != nil {
-			fmt.Fprintln(progress, "without redis-server (on Debian or Ubuntu: apt-get install redis-server) nothing is measured with Redis, nor Socket.IO")
+			progress.Print("without redis-server (on Debian or Ubuntu: apt-get install redis-server) nothing is measured with Redis, nor Socket.IO")
 			return w, nil
 		}
 	}
 	if needed("socket.io") {
 		if err := w.installSocketIO(ctx); err != nil {
-			fmt.Fprintln(progress, "Socket.IO is not measured:", err)
+			progress.Printf("Socket.IO is not measured: %v", err)
 			w.socket = ""
 		}
 	}
