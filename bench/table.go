@@ -50,10 +50,17 @@ func (g *group) lines(found rounds) []line {
 
 // tell fills in what l.Values say.
 func (r *row) tell(l *line, found rounds) {
-	show := func(s sample, trial string) string {
+	behind := func(trial string) bool {
+		delivered := found.of(trial, "delivered_percent")
+		return len(delivered) > 0 && delivered.median() < inTime
+	}
+	show := func(s sample, trial, note string) string {
 		text := fmt.Sprintf(r.format, s.median())
-		if delivered := found.of(trial, "delivered_percent"); len(delivered) > 0 && delivered.median() < inTime {
-			text += " (fell behind)"
+		if behind(trial) {
+			note = strings.TrimPrefix(note+", fell behind", ", ")
+		}
+		if note != "" {
+			text += " (" + note + ")"
 		}
 		return text
 	}
@@ -61,19 +68,16 @@ func (r *row) tell(l *line, found rounds) {
 		return fmt.Sprintf(format+"–"+format, slices.Min(s), slices.Max(s))
 	}
 	if len(l.Values.Base) > 0 {
-		l.Base = show(l.Values.Base, r.base)
-		if r.baseNote != "" {
-			l.Base += " (" + r.baseNote + ")"
-		}
+		l.Base = show(l.Values.Base, r.base, r.baseNote)
 	}
 	if len(l.Values.Peer) > 0 {
-		l.Peer = show(l.Values.Peer, r.peer)
+		l.Peer = show(l.Values.Peer, r.peer, "")
 	}
 	if len(l.Values.Ours) == 0 {
 		l.Result = "not measured"
 		return
 	}
-	l.Ours, l.Spread = show(l.Values.Ours, r.ours), spread(l.Values.Ours, r.format)
+	l.Ours, l.Spread = show(l.Values.Ours, r.ours, ""), spread(l.Values.Ours, r.format)
 	// Ratios are taken within a round, whose trials have seen the same machine.
 	divide := func(a, b float64) float64 { return a / b }
 	ratios := found.pairs(r.ours, r.base, r.figure, divide)
@@ -91,6 +95,9 @@ func (r *row) tell(l *line, found rounds) {
 		return
 	}
 	above := found.pairs(r.ours, r.base, r.figure, func(a, b float64) float64 { return a - b })
+	if behind(r.base) {
+		ratios = nil // it is easy to need less than what does not do its work
+	}
 	met, judged := r.goal.met(l.Values.Ours, ratios, above)
 	switch {
 	case !judged:

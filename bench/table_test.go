@@ -51,6 +51,7 @@ func TestTable(t *testing.T) {
 		trials: []trial{{name: "ours"}, {name: "bare"}, {name: "peer"}},
 		rows: []row{
 			{title: "cost", figure: "us_per_delivery", format: "%.1f", base: "bare", peer: "peer", goal: goal{ratio: 1.15}},
+			{title: "overload", figure: "p50_ms", format: "%.0f", base: "slow", baseNote: "merged", goal: goal{ratio: 2}},
 			{title: "joins", figure: "joins_per_s", format: "%.0f", peer: "peer", goal: goal{least: 5000}},
 			{title: "more than nothing", figure: "redis_cpu_ms", format: "%.0f", base: "bare", baseNote: "nobody", goal: goal{above: 5}},
 			{title: "unknown", figure: "p99_ms", format: "%.1f", goal: goal{most: 20}},
@@ -58,7 +59,7 @@ func TestTable(t *testing.T) {
 	}
 	// The machine was half as fast in the second round: ratios don't mind. The third has lost its peer.
 	found := rounds{
-		{"ours": {"us_per_delivery": 5.5, "delivered_percent": 95, "joins_per_s": 6000, "redis_cpu_ms": 30}, "bare": {"us_per_delivery": 5, "redis_cpu_ms": 26},
+		{"ours": {"us_per_delivery": 5.5, "delivered_percent": 95, "joins_per_s": 6000, "redis_cpu_ms": 30, "p50_ms": 9}, "slow": {"p50_ms": 900, "delivered_percent": 50}, "bare": {"us_per_delivery": 5, "redis_cpu_ms": 26},
 			"peer": {"us_per_delivery": 11, "joins_per_s": 1000, "delivered_percent": 94}},
 		{"ours": {"us_per_delivery": 11, "joins_per_s": 3000, "redis_cpu_ms": 30}, "bare": {"us_per_delivery": 10, "redis_cpu_ms": 26},
 			"peer": {"us_per_delivery": 22, "joins_per_s": 500}},
@@ -71,6 +72,7 @@ func TestTable(t *testing.T) {
 	const want = `| figure | goal | bare | ours | ratio | spread |  | Socket.IO | ours is |
 |---|---|---|---|---|---|---|---|---|
 | cost | ≤ 1.15x | 5.0 | 6.0 | 1.10x | 1.10–1.20 | pass | 16.5 (fell behind) | 1/2.0 |
+| overload | ≤ 2x | 900 (merged, fell behind) | 9 | 0.01x | 0.01–0.01 | not measured |  |  |
 | joins | ≥ 5000 |  | 4500 |  | 3000–6000 | miss | 750 (fell behind) | 6.0x |
 | more than nothing | ≤ 5 more | 26 (nobody) | 30 |  | 30–30 | pass |  |  |
 | unknown | ≤ 20 |  |  |  |  | not measured |  |  |
