@@ -42,6 +42,16 @@ func joinAs(c *client, room, mode string) object {
 	return p
 }
 
+// expectLittle checks what the hub keeps of a room: the events to be told, and the members who are told anything.
+func (h *house) expectLittle(pending, listeners int) {
+	h.t.Helper()
+	r := h.room("lobby")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	equal(h.t, "pending events", len(r.feed.pending), pending)
+	equal(h.t, "listeners", len(r.listeners.list), listeners)
+}
+
 // counted expects a frame that has nothing but that count.
 func counted(t *testing.T, c *client, n int) (pseq float64) {
 	t.Helper()
@@ -217,7 +227,14 @@ func TestCrowdedInBetween(t *testing.T) {
 	counted(t, ann, 2)
 	invited(t, ann)
 
+	h.removeUser("u3")
+	h.expectLittle(1, 1)
+	h.enterUser("lobby", "u3")
 	h.enterUser("lobby", "u4") // crowded again, before it reads
+	h.expectLittle(0, 1)
+	h.enterUser("lobby", "u7")
+	h.removeUser("u7")
+	h.expectLittle(0, 1)
 	ann.Send(`{"type":"members","id":"m","room":"lobby","cursor":""}`)
 	counted(t, ann, 3)
 	ann.Next("ack")
@@ -334,7 +351,17 @@ func TestListeners(t *testing.T) {
 			counted(t, ann, i+3)
 		}
 		ann.Quiet()
+		if mode == "none" {
+			h.expectLittle(0, 1)
+		} else {
+			h.expectLittle(0, 2)
+		}
 	}
+	_ = ann.WS.Close(1000, "")
+	_ = bob.WS.Close(1000, "")
+	h.waitFor("the room to be empty", func() bool { return h.Connections() == 0 })
+	h.enterUser("lobby", "nobody hears it")
+	h.expectLittle(0, 0)
 }
 
 // TestJoinsDoNotWaitForABroadcast lets members come, change and go while something is being said to the room.

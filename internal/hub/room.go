@@ -144,7 +144,7 @@ func (r *room) add(m *membership, mode wire.Presence, named bool, ack ws.Frame) 
 			h.occupied.Add(1)
 		}
 	}
-	m.mode, m.from, m.list = mode, r.feed.total, 0
+	m.mode, m.from = mode, r.feed.total
 	if named {
 		m.list = r.feed.list
 	}
