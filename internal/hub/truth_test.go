@@ -18,7 +18,7 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			h := open(t, func(p *Policy) { p.Coalesce = 10 * time.Millisecond; p.Grace = 5 * time.Millisecond })
 			if seed%3 > 0 {
-				h.fullUpTo.Store(int64(4 + seed%3)) // of the eight, of whom some are mostly away
+				h.fullUpTo.Store(int64(2 + seed%3)) // of the eight, of whom some are away
 				h.countEvery = 15 * time.Millisecond
 			}
 			const n = 12
@@ -172,6 +172,7 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 					}
 					switch x := r.IntN(10); {
 					case !m.known:
+						time.Sleep(time.Duration(r.IntN(60)) * time.Millisecond)
 						join(i, k%2 == 0)
 					case x < 3:
 						ask(i, `{"type":"leave","id":%d,"room":"lobby"}`, i)
