@@ -65,9 +65,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			pool_size  <n>
 //		}
 //		presence {
-//			grace    <duration>
-//			ttl      <duration>
-//			coalesce <duration>
+//			grace      <duration>
+//			ttl        <duration>
+//			coalesce   <duration>
+//			full_up_to <n>
 //		}
 //
 //		# rate limits
@@ -171,6 +172,7 @@ func (h *Handler) parsePresence(d *caddyfile.Dispenser) error {
 		{word: "grace", parse: duration(&p.Grace, presenceGrace)},
 		{word: "ttl", parse: duration(&p.TTL, presenceTTL)},
 		{word: "coalesce", parse: duration(&p.Coalesce, presenceCoalesce)},
+		{word: "full_up_to", parse: number(&p.FullUpTo, presenceFullUpTo)},
 	})
 }
 

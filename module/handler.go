@@ -125,6 +125,7 @@ func (h *Handler) buildPolicy() (*hub.Policy, error) {
 		},
 		Grace:          max(0, time.Duration(h.Presence.Grace)), // -1 is off
 		Coalesce:       max(0, time.Duration(h.Presence.Coalesce)),
+		FullUpTo:       h.Presence.FullUpTo,
 		Ping:           time.Duration(h.PingInterval),
 		Drain:          max(0, time.Duration(h.Drain)),
 		MaxAge:         time.Duration(h.MaxConnectionAge),

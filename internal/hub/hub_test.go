@@ -627,7 +627,7 @@ func TestChurn(t *testing.T) {
 		defer h.mu.RUnlock()
 		sessions := 0
 		h.eachSession(func(*Session) { sessions++ })
-		return sessions+h.Connections()+len(h.rooms) == 0
+		return sessions+len(h.rooms) == 0 && h.Occupancy() == Occupancy{}
 	})
 	if n, err := h.backend.Store.OnlineCount(t.Context()); n != 0 || err != nil {
 		t.Errorf("%d users are still online (%v)", n, err)

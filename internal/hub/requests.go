@@ -80,7 +80,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	ctx, cancel := s.hub.context()
 	defer cancel()
 	if !in {
-		m = &membership{room: s.hub.enter(ctx, req.Room), session: s, slot: -1, byServer: byServer}
+		m = newMembership(s.hub.enter(ctx, req.Room), s, byServer)
 	}
 	r := m.room
 	if !s.hub.hears(ctx, req.Room) {
@@ -100,16 +100,16 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	err := s.hub.backend.Store.Join(ctx, req.Room, s.id, state, func(v presence.View, degraded bool) {
 		s.spanDegraded(degraded)
 		a := wire.Ack{ID: req.ID, Room: req.Room, Mode: mode, Degraded: degraded}
-		switch mode {
-		case wire.PresenceFull:
+		size := v.Page("", 0)
+		named := mode == wire.PresenceFull && r.named(size.Count)
+		switch {
+		case named:
 			page := v.Page("", wire.MaxPage)
 			a.Snapshot = &page
-		case wire.PresenceCount:
-			page := v.Page("", 0)
-			a.Snapshot = &page
-		case wire.PresenceNone:
+		case mode != wire.PresenceNone:
+			a.Snapshot, a.Unlisted = &size, mode == wire.PresenceFull
 		}
-		r.add(m, mode, s.frame(&a))
+		r.add(m, mode, named, s.frame(&a))
 	})
 	if err != nil {
 		s.fail(req, "joining room", err)
@@ -255,7 +255,7 @@ func (s *Session) members(req *wire.Request) {
 	s.hub.backend.Store.View(req.Room, func(v presence.View, degraded bool) {
 		page := v.Page(req.Cursor, wire.MaxPage)
 		a.Snapshot, a.Degraded = &page, degraded
-		m.room.answer(m, s.frame(&a))
+		m.room.answer(m, req.Cursor == "", s.frame(&a))
 	})
 }
 

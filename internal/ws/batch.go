@@ -3,25 +3,26 @@ package ws
 // Batch sends to many connections and hands them to their workers together. It belongs to one goroutine, from Pool.Batch to End.
 type Batch struct {
 	pool *Pool
-	bulk bool
+	sent int       // how often
 	idle [][]*Conn // by worker: connections to hand over
 }
 
-// manyMembers is how many connections a broadcast may have without standing behind smaller ones.
-const manyMembers = 1024
+// many is how much a Batch may send without standing behind smaller ones.
+const many = 1024
 
-// Batch returns a Batch for about so many connections.
-func (p *Pool) Batch(connections int) *Batch {
+// Batch returns a Batch.
+func (p *Pool) Batch() *Batch {
 	b, _ := p.batches.Get().(*Batch)
 	if b == nil {
 		b = &Batch{pool: p, idle: make([][]*Conn, len(p.workers))}
 	}
-	b.bulk = connections > manyMembers
+	b.sent = 0
 	return b
 }
 
 // Send queues f for c as Conn.Send does.
 func (b *Batch) Send(c *Conn, f Frame) {
+	b.sent++
 	if _, start := c.accept(f); !start {
 		return
 	}
@@ -35,7 +36,7 @@ func (b *Batch) Send(c *Conn, f Frame) {
 
 func (b *Batch) hand(w *worker) {
 	idle := b.idle[w.index]
-	if b.bulk {
+	if b.sent > many {
 		w.pushBulk(idle)
 	} else {
 		w.push(idle...)

@@ -106,7 +106,7 @@ func BenchmarkFanout(b *testing.B) {
 				}
 			}
 			ours := func() {
-				batch := pool.Batch(n)
+				batch := pool.Batch()
 				for _, c := range conns {
 					batch.Send(c, f)
 				}
