@@ -190,7 +190,7 @@ func (r *room) tell() {
 
 // answer sends m a page of the room's presence, behind all changes that it has; first tells that it is the first one of the list. It is
 // called with the room locked in the presence store.
-func (r *room) answer(m *membership, first bool, page ws.Frame) {
+func (r *room) answer(m *membership, first bool, page *ws.Frame) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	reads := first && !r.feed.crowded

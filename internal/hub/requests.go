@@ -266,7 +266,7 @@ func (s *Session) ack(a *wire.Ack) {
 	}
 }
 
-func (s *Session) frame(a *wire.Ack) ws.Frame {
+func (s *Session) frame(a *wire.Ack) *ws.Frame {
 	size := 64 + len(a.ID) + len(a.Room)
 	if a.Snapshot != nil {
 		size += 128 * len(a.Snapshot.Members)

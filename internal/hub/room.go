@@ -129,7 +129,7 @@ func (r *room) stop() {
 
 // add sends the join's ack and makes m a member, so that nothing of the room comes before it. named tells that the ack begins the list of
 // members. It is called with the room locked in the presence store.
-func (r *room) add(m *membership, mode wire.Presence, named bool, ack ws.Frame) {
+func (r *room) add(m *membership, mode wire.Presence, named bool, ack *ws.Frame) {
 	s, h := m.session, r.hub
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -174,7 +174,7 @@ func (r *room) remove(m *membership) {
 }
 
 // broadcast sends f to every member but except, and to every tail.
-func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
+func (r *room) broadcast(f *ws.Frame, except *ws.Conn) {
 	began := time.Now()
 	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	r.speaking.Lock()

@@ -20,8 +20,8 @@ type telling struct {
 	allowed map[*Endpoint]wire.Presence
 	batch   *ws.Batch
 	names   [][]*ws.Shared // by the first of the pending events that they have
-	number  ws.Frame
-	gap     ws.Frame
+	number  *ws.Frame
+	gap     *ws.Frame
 }
 
 // news returns what is new in the room. r.mu is held.
@@ -85,14 +85,14 @@ func (t *telling) tellNames(m *member) {
 	}
 }
 
-func (t *telling) countFrame() ws.Frame {
+func (t *telling) countFrame() *ws.Frame {
 	if t.number == nil {
 		t.number = ws.Text(wire.AppendPresence(ws.Buffer(96+len(t.room)), t.room, t.count.pseq, t.count.n, nil))
 	}
 	return t.number
 }
 
-func (t *telling) gapFrame() ws.Frame {
+func (t *telling) gapFrame() *ws.Frame {
 	if t.gap == nil {
 		t.gap = ws.Text(wire.AppendGap(ws.Buffer(64+len(t.room)), t.room, "presence"))
 	}

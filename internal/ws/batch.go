@@ -21,7 +21,7 @@ func (p *Pool) Batch() *Batch {
 }
 
 // Send queues f for c as Conn.Send does.
-func (b *Batch) Send(c *Conn, f Frame) {
+func (b *Batch) Send(c *Conn, f *Frame) {
 	b.sent++
 	if _, start := c.accept(f); !start {
 		return

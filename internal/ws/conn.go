@@ -49,14 +49,14 @@ type Conn struct {
 	lastRead atomic.Int64 // Unix nanoseconds
 
 	mu       sync.Mutex
-	pending  []Frame // guarded by mu, as all below
-	bytes    int     // of pending and of what a writer has taken
-	partial  bool    // the first of what is taken or pending is the rest of a frame that is partly out
-	taken    bool    // a writer has taken frames and has not accounted for them yet
-	busy     bool    // the write side is owned by a worker or a drain
-	closing  bool    // a close frame is queued: nothing more may be
-	finished bool    // the reader is gone: close the socket once nothing is pending
-	dead     bool    // the socket is closed
+	pending  []*Frame // guarded by mu, as all below
+	bytes    int      // of pending and of what a writer has taken
+	partial  bool     // the first of what is taken or pending is the rest of a frame that is partly out
+	taken    bool     // a writer has taken frames and has not accounted for them yet
+	busy     bool     // the write side is owned by a worker or a drain
+	closing  bool     // a close frame is queued: nothing more may be
+	finished bool     // the reader is gone: close the socket once nothing is pending
+	dead     bool     // the socket is closed
 	out      Traffic
 
 	overflowed bool // the owner was told that the queue is full

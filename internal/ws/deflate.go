@@ -17,12 +17,12 @@ const deflateTail = "\x00\x00\xff\xff"
 
 // Shared is a message for many connections: plain, and compressed, once, for those that have negotiated it. It belongs to one goroutine.
 type Shared struct {
-	Plain    Frame // from Text
-	deflated Frame
+	Plain    *Frame // from Text
+	deflated *Frame
 }
 
 // For returns the frame that c gets.
-func (s *Shared) For(c *Conn) Frame {
+func (s *Shared) For(c *Conn) *Frame {
 	if !c.deflates {
 		return s.Plain
 	}
@@ -34,7 +34,7 @@ func (s *Shared) For(c *Conn) Frame {
 
 // deflate returns f compressed, or f itself where that gains nothing. Nothing is remembered from one message to the next (that is what
 // "no context takeover" means), so the frame is good for every connection that has negotiated it.
-func deflate(f Frame) Frame {
+func deflate(f *Frame) *Frame {
 	payload := f.Payload()
 	if len(payload) < deflateFrom {
 		return f
@@ -48,7 +48,7 @@ func deflate(f Frame) Frame {
 		return f
 	}
 	c := Text(b)
-	c[0] |= deflated
+	c.bytes[0] |= deflated
 	return c
 }
 

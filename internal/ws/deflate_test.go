@@ -69,10 +69,10 @@ func TestAMessageIsCompressedOnceIfThatGains(t *testing.T) {
 	a, b, plain := &Conn{deflates: true}, &Conn{deflates: true}, &Conn{}
 	m := Shared{Plain: text(strings.Repeat("long enough ", 100))}
 	first, second := m.For(a), m.For(b)
-	if &first[0] != &second[0] || first[0] != finText|deflated || len(first) >= len(m.Plain)/2 {
-		t.Errorf("not one compressed frame: % x of %d bytes and % x", first[:2], len(first), second[:2])
+	if first != second || first.bytes[0] != finText|deflated || len(first.bytes) >= len(m.Plain.bytes)/2 {
+		t.Errorf("not one compressed frame: % x of %d bytes and % x", first.bytes[:2], len(first.bytes), second.bytes[:2])
 	}
-	if got := m.For(plain); &got[0] != &m.Plain[0] {
+	if got := m.For(plain); got != m.Plain {
 		t.Error("who has not negotiated it gets a compressed frame")
 	}
 	random := make([]byte, 2000)
@@ -81,7 +81,7 @@ func TestAMessageIsCompressedOnceIfThatGains(t *testing.T) {
 	}
 	for name, payload := range map[string]string{"short": strings.Repeat("a", deflateFrom-1), "random": string(random)} {
 		m := Shared{Plain: text(payload)}
-		if got := m.For(a); &got[0] != &m.Plain[0] {
+		if got := m.For(a); got != m.Plain {
 			t.Errorf("%s: compressed, though that gains nothing", name)
 		}
 	}

@@ -100,7 +100,7 @@ func BenchmarkFanout(b *testing.B) {
 			f := text(strings.Repeat("x", 200))
 			bare := func() {
 				for _, nc := range sockets {
-					if _, err := nc.Write(f); err != nil {
+					if _, err := nc.Write(f.bytes); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -295,7 +295,7 @@ func (c *Conn) control(h header) error {
 	switch h.opcode {
 	case opPing:
 		// Queued like everything else, so a peer that pings and doesn't read can't block the reader.
-		c.Send(append(Frame{finPong, byte(n)}, payload...)) // refused only when the connection is ending
+		c.Send(&Frame{append([]byte{finPong, byte(n)}, payload...)}) // refused only when the connection is ending
 	case opClose:
 		return c.closed(payload)
 	}
@@ -305,7 +305,7 @@ func (c *Conn) control(h header) error {
 // closed answers the peer's close frame unless one of ours was the first, and returns what it says.
 func (c *Conn) closed(payload []byte) error {
 	e := websocket.CloseError{Code: websocket.StatusNoStatusRcvd}
-	answer := Frame{finClose, 0}
+	answer := &Frame{[]byte{finClose, 0}}
 	if len(payload) > 0 {
 		if len(payload) < 2 {
 			return protocolError("close frame of one byte")

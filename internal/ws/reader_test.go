@@ -112,7 +112,7 @@ func TestMessagesSurviveAllCuts(t *testing.T) {
 			want = append(want, string(message))
 			first := byte(opText)
 			if rand.IntN(2) == 0 {
-				if f := deflate(Text(append(Buffer(len(message)), message...))); f[0]&deflated != 0 {
+				if f := deflate(Text(append(Buffer(len(message)), message...))); f.bytes[0]&deflated != 0 {
 					message, first = f.Payload(), opText|deflated
 				}
 			}

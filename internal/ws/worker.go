@@ -24,7 +24,7 @@ type worker struct {
 
 	// Owned by the worker's goroutine.
 	batch  [turn]*Conn
-	frames []Frame
+	frames []*Frame
 	buf    []byte
 	write  rawWrite
 	poll   rawPoll

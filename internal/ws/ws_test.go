@@ -107,7 +107,7 @@ func (s *server) dial(t *testing.T) (*websocket.Conn, *peer) {
 	return c, <-s.peers
 }
 
-func text(s string) Frame { return Text(append(Buffer(len(s)), s...)) }
+func text(s string) *Frame { return Text(append(Buffer(len(s)), s...)) }
 
 func read(t *testing.T, c *websocket.Conn) string {
 	t.Helper()
