@@ -164,7 +164,7 @@ func (h *Handler) parseRoom(d *caddyfile.Dispenser) error {
 // parsePresence parses the presence block of a hub.
 func (h *Handler) parsePresence(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
-		return d.ArgErr()
+		return d.Errf("unexpected argument '%s': presence takes a block; full, count and none belong into a room block", d.Val())
 	}
 	p := new(PresenceConfig)
 	h.Presence = p
@@ -210,8 +210,12 @@ type parser func(d *caddyfile.Dispenser) error
 // those that come twice.
 func parseBlock(d *caddyfile.Dispenser, block string, subdirectives []subdirective) error {
 	seen := make(map[string]bool)
+	name := ""
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
+		if d.Val() == "{" {
+			return d.Errf("unexpected block: '%s' of %s has none", name, block)
+		}
+		name = d.Val()
 		var known *subdirective
 		for i := range subdirectives {
 			if subdirectives[i].word == name {
