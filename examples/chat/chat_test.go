@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,6 +98,38 @@ func TestChat(t *testing.T) {
 	ann.sees(t, left)
 	ann.sees(t, alone)
 	ann.sees(t, count("#messages .text", "nobody hears this", 0))
+}
+
+// TestCrowdedChat enters a room of more people than are told by name: the page counts them, and names them again when some have left.
+func TestCrowdedChat(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds a Caddy and starts a browser")
+	}
+	browser := startBrowser(t)
+	text, err := os.ReadFile("Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := caddytest.StartText(t, strings.Replace(string(text), "anonymous", "anonymous\n\t\tpresence {\n\t\t\tfull_up_to 2\n\t\t}", 1))
+
+	ann := openPage(t, browser, "http://"+server.Addr, "Ann")
+	bob := openPage(t, browser, "http://"+server.Addr, "Bob")
+	ann.sees(t, member("Bob", "online"))
+	cid := openPage(t, browser, "http://"+server.Addr, "Cid")
+	for _, p := range []*page{ann, bob, cid} {
+		p.sees(t, `document.querySelector("#count").textContent === "3" && document.querySelectorAll("#members li").length === 0 && !document.querySelector("#crowd").hidden`)
+	}
+
+	// Who speaks is named all the same.
+	cid.say(t, "a full house")
+	ann.sees(t, message("Cid", "a full house"))
+
+	bob.close(t)
+	cid.close(t)
+	ann.sees(t, `document.querySelector("#count").textContent === "1" && document.querySelector("#crowd").hidden && `+alone)
+	dan := openPage(t, browser, "http://"+server.Addr, "Dan")
+	ann.sees(t, event("Dan joined."))
+	dan.sees(t, member("Ann", "online"))
 }
 
 // flood sends faster than the example's limit allows: ann is told and held back, and may go on when the time is over.
