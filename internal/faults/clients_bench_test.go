@@ -26,7 +26,7 @@ import (
 // It needs a file descriptor for each operation, so -benchtime must be a number of them, as in 5000x.
 func BenchmarkRedisClients(b *testing.B) {
 	server := redistest.Start(b)
-	for _, callers := range []int{16, 256} {
+	for _, callers := range []int{1, 16, 256} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
 			caddy := caddytest.StartText(b, fmt.Sprintf(`:{$PORT} {
 				rooms /ws {
