@@ -32,6 +32,7 @@ var (
 	presenceGrace    = durations(15*time.Second, time.Millisecond, 5*time.Minute).orOff()
 	presenceTTL      = durations(20*time.Second, 3*time.Second, 10*time.Minute)
 	presenceCoalesce = durations(50*time.Millisecond, time.Millisecond, 10*time.Second).orOff()
+	presenceFullUpTo = bounds[int]{def: 500, min: 1, max: 1_000_000}
 
 	redisDB       = bounds[int]{min: 0, max: 65_535}
 	redisTimeout  = durations(2*time.Second, 10*time.Millisecond, time.Minute)

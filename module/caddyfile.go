@@ -65,9 +65,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			pool_size  <n>
 //		}
 //		presence {
-//			grace    <duration>
-//			ttl      <duration>
-//			coalesce <duration>
+//			grace      <duration>
+//			ttl        <duration>
+//			coalesce   <duration>
+//			full_up_to <n>
 //		}
 //
 //		# rate limits
@@ -93,6 +94,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		max_connection_age <duration>
 //		drain              <duration>
 //		close_on_reload
+//		compression
 //
 //		# what operators see
 //		log_connections
@@ -137,6 +139,7 @@ func (h *Handler) parseDirective(d *caddyfile.Dispenser) error {
 		{word: "max_connection_age", parse: duration(&h.MaxConnectionAge, maxConnectionAge)},
 		{word: "drain", parse: duration(&h.Drain, drain)},
 		{word: "close_on_reload", parse: flag(&h.CloseOnReload)},
+		{word: "compression", parse: flag(&h.Compression)},
 		{word: "log_connections", parse: flag(&h.LogConnections)},
 		{word: "metrics", parse: word(&h.Metrics, metricsWords)},
 	})
@@ -169,6 +172,7 @@ func (h *Handler) parsePresence(d *caddyfile.Dispenser) error {
 		{word: "grace", parse: duration(&p.Grace, presenceGrace)},
 		{word: "ttl", parse: duration(&p.TTL, presenceTTL)},
 		{word: "coalesce", parse: duration(&p.Coalesce, presenceCoalesce)},
+		{word: "full_up_to", parse: number(&p.FullUpTo, presenceFullUpTo)},
 	})
 }
 

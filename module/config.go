@@ -60,7 +60,7 @@ type Handler struct {
 	// Default: none, the hub is kept in memory, for this process only.
 	Redis *RedisConfig `json:"redis,omitempty"`
 
-	// When presence changes are told. Default: the defaults of its fields.
+	// When presence changes are told, and how. Default: the defaults of its fields.
 	Presence *PresenceConfig `json:"presence,omitempty"`
 
 	// Rate limits, in the order in which they are checked, after the default ones. A limit named like a default one
@@ -108,6 +108,11 @@ type Handler struct {
 	// Close all connections of this handler when the config is reloaded and ask the clients to reconnect.
 	// Default: false, connections outlive the reload.
 	CloseOnReload bool `json:"close_on_reload,omitempty"`
+
+	// Compression lets clients negotiate permessage-deflate (RFC 7692) without context takeover. Each message to a room is compressed
+	// once, if it is of 512 bytes or more. The length of a compressed message tells something of what is in it: leave this off where
+	// secrets and what others have written stand in the same message. Default: off.
+	Compression bool `json:"compression,omitempty"`
 
 	// Log the end of each connection as one entry of the logger `http.handlers.rooms.conn`, at level INFO: how long it was open, messages and
 	// bytes in and out, rooms, user, close code and reason, and who closed. Default: false, which logs it at level DEBUG.
@@ -201,7 +206,7 @@ type RedisTLS struct {
 	InsecureSkipVerify bool `json:"insecure_skip_verify,omitempty"`
 }
 
-// PresenceConfig is when presence changes are told.
+// PresenceConfig is when presence changes are told, and how.
 type PresenceConfig struct {
 	// How long a user whose connection was lost is kept in its rooms, up to 5m: one who is back by then causes no event.
 	// A client that leaves or closes normally leaves at once. -1 to keep nobody. Default: 15s.
@@ -214,6 +219,11 @@ type PresenceConfig struct {
 	// For how long the presence events of a room are gathered and sent as one frame, up to 10s; -1 to send each at
 	// once. Default: 50ms.
 	Coalesce caddy.Duration `json:"coalesce,omitempty"`
+
+	// How many users a room may have for them to be told by name, from 1 to 1000000. In a room with more, clients are told only how many
+	// there are, at most once a second, and read who they are page by page if they want to; names are told again once the room is smaller by
+	// a fifth. The handlers of one hub share the largest of theirs. Default: 500.
+	FullUpTo int `json:"full_up_to,omitempty"`
 }
 
 // LimitConfig is one rate limit: so many events in a window for each key. A connection or request over it is

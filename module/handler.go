@@ -121,10 +121,11 @@ func (h *Handler) binding() hub.Binding {
 func (h *Handler) buildPolicy() (*hub.Policy, error) {
 	p := &hub.Policy{
 		Transport: ws.Limits{
-			MaxFrame: h.MaxFrame, SendQueue: h.SendQueue, WriteTimeout: time.Duration(h.WriteTimeout),
+			MaxFrame: h.MaxFrame, SendQueue: h.SendQueue, WriteTimeout: time.Duration(h.WriteTimeout), Compression: h.Compression,
 		},
 		Grace:          max(0, time.Duration(h.Presence.Grace)), // -1 is off
 		Coalesce:       max(0, time.Duration(h.Presence.Coalesce)),
+		FullUpTo:       h.Presence.FullUpTo,
 		Ping:           time.Duration(h.PingInterval),
 		Drain:          max(0, time.Duration(h.Drain)),
 		MaxAge:         time.Duration(h.MaxConnectionAge),

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/small"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/presence"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
@@ -59,7 +60,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("origin %q not allowed", r.Header.Get("Origin")))
 	}
 	keys := h.expandKeys(repl)
-	if limit, decision := endpoint.Connect(r.Context(), keys); limit != nil {
+	if limit, decision := endpoint.Connect(r.Context(), &keys); limit != nil {
 		return refuseLimit(w, limit, decision)
 	}
 	client, refusal := h.identify(repl)
@@ -202,11 +203,7 @@ func printable(s string) string {
 }
 
 // expandKeys expands the texts of the limits' keys that depend on the request.
-func (h *Handler) expandKeys(repl *caddy.Replacer) map[string][]string {
-	if len(h.keys) == 0 {
-		return nil
-	}
-	keys := make(map[string][]string, len(h.keys))
+func (h *Handler) expandKeys(repl *caddy.Replacer) (keys small.Map[string, []string]) {
 	for _, k := range h.keys {
 		texts := make([]string, len(k.Texts))
 		for i, text := range k.Texts {
@@ -215,7 +212,7 @@ func (h *Handler) expandKeys(repl *caddy.Replacer) map[string][]string {
 		if k.Template == clientIPKey {
 			texts[0] = network(texts[0])
 		}
-		keys[k.Template] = texts
+		keys.Set(k.Template, texts)
 	}
 	return keys
 }

@@ -39,6 +39,7 @@ func (h *Handler) setDefaults() {
 	h.Presence.Grace = cmp.Or(h.Presence.Grace, presenceGrace.def)
 	h.Presence.TTL = cmp.Or(h.Presence.TTL, presenceTTL.def)
 	h.Presence.Coalesce = cmp.Or(h.Presence.Coalesce, presenceCoalesce.def)
+	h.Presence.FullUpTo = cmp.Or(h.Presence.FullUpTo, presenceFullUpTo.def)
 	for i := range h.Limits {
 		h.Limits[i] = h.Limits[i].withDefaults()
 	}
@@ -81,7 +82,8 @@ func (h *Handler) validateConfig() error {
 		checks = append(checks,
 			presenceGrace.check("presence: grace", p.Grace),
 			presenceTTL.check("presence: ttl", p.TTL),
-			presenceCoalesce.check("presence: coalesce", p.Coalesce))
+			presenceCoalesce.check("presence: coalesce", p.Coalesce),
+			presenceFullUpTo.check("presence: full_up_to", p.FullUpTo))
 	}
 	if err := cmp.Or(checks...); err != nil {
 		return err

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/small"
 )
 
 // base is what both stores share: this instance's own connections, the rooms that are open, and grace.
@@ -46,18 +48,18 @@ type shared interface {
 // conn is an own connection. base.mu guards it.
 type conn struct {
 	Conn
-	rooms map[string]*room
-	timer *time.Timer // runs while the connection is held, else nil
+	rooms small.Map[string, *room] // by name
+	timer *time.Timer              // runs while the connection is held, else nil
 }
 
 // user is what is known of a user with own connections. base.mu guards it.
 type user struct {
-	conns     map[string]*conn
-	held      int    // connections among them that are held
-	status    string // the explicit status, or ""
-	statusVer uint64 // an older status never replaces a newer one
-	since     int64  // Unix milliseconds; Memory's
-	seen      int64  // the latest activity, Unix milliseconds
+	conns     small.Map[string, *conn] // by id
+	held      int                      // connections among them that are held
+	status    string                   // the explicit status, or ""
+	statusVer uint64                   // an older status never replaces a newer one
+	since     int64                    // Unix milliseconds; Memory's
+	seen      int64                    // the latest activity, Unix milliseconds
 }
 
 func newBase(opts Options, o Observer) base {
@@ -177,12 +179,12 @@ func (b *base) connect(c Conn) (*conn, *user, error) {
 	}
 	u := b.users[c.User]
 	if u == nil {
-		u = &user{conns: map[string]*conn{}, since: b.now()}
+		u = &user{since: b.now()}
 		b.users[c.User] = u
 	}
 	u.seen = b.now()
-	own := &conn{Conn: c, rooms: map[string]*room{}}
-	u.conns[c.ID] = own
+	own := &conn{Conn: c}
+	u.conns.Set(c.ID, own)
 	b.conns[c.ID] = own
 	return own, u, nil
 }
@@ -208,7 +210,7 @@ func (b *base) leave(r *room, id string, reason Reason) *op {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if c := b.conns[id]; c != nil {
-		delete(c.rooms, r.name)
+		c.rooms.Delete(r.name)
 	}
 	b.forget(r)
 	return o
@@ -285,7 +287,7 @@ func (b *base) enter(r *room, id string) (entry, error) {
 	if c == nil || c.timer != nil {
 		return entry{}, ErrNotConnected
 	}
-	c.rooms[r.name] = r
+	c.rooms.Set(r.name, r)
 	e := entry{user: c.User, device: c.Device, status: DefaultStatus, state: "{}"}
 	if u := b.users[c.User]; u.status != "" {
 		e.status = u.status
@@ -361,8 +363,8 @@ func (b *base) setStatus(name string, ver uint64, status string) {
 		id   string
 	}
 	var places []place
-	for id, c := range u.conns {
-		for _, r := range c.rooms {
+	for id, c := range u.conns.All() {
+		for r := range c.rooms.Values() {
 			places = append(places, place{r, id})
 		}
 	}

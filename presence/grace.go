@@ -1,7 +1,6 @@
 package presence
 
 import (
-	"maps"
 	"slices"
 	"time"
 )
@@ -40,8 +39,8 @@ func (b *base) Release(name, roomName string, reason Reason) {
 		return
 	}
 	held := map[*conn]*room{}
-	for _, c := range u.conns {
-		if r := c.rooms[roomName]; c.timer != nil && (roomName == "" || r != nil) {
+	for c := range u.conns.Values() {
+		if r, in := c.rooms.Get(roomName); c.timer != nil && (roomName == "" || in) {
 			held[c] = r
 		}
 	}
@@ -66,18 +65,18 @@ func (b *base) expire(c *conn, reason Reason) {
 	}
 	delete(b.conns, c.ID) // from here on nothing enters it into a room
 	u := b.users[c.User]
-	delete(u.conns, c.ID)
+	u.conns.Delete(c.ID)
 	if c.timer != nil {
 		c.timer.Stop()
 		u.held--
 	}
-	if len(u.conns) == 0 {
+	if u.conns.Len() == 0 {
 		delete(b.users, c.User)
 	}
 	if b.shared != nil {
 		b.shared.offline(c)
 	}
-	rooms := slices.Collect(maps.Values(c.rooms))
+	rooms := slices.Collect(c.rooms.Values())
 	b.mu.Unlock()
 	for _, r := range rooms {
 		r.mu.Lock()
@@ -104,8 +103,8 @@ func (b *base) leaveHeld(r *room, user, except string) (last *op, idle []*conn) 
 		return nil, nil
 	}
 	var held []*conn
-	for _, c := range u.conns {
-		if c.timer != nil && c.rooms[r.name] == r && r.row(c.ID) != except {
+	for c := range u.conns.Values() {
+		if in, _ := c.rooms.Get(r.name); c.timer != nil && in == r && r.row(c.ID) != except {
 			held = append(held, c)
 		}
 	}
@@ -113,7 +112,7 @@ func (b *base) leaveHeld(r *room, user, except string) (last *op, idle []*conn) 
 	for _, c := range held {
 		last = b.leave(r, c.ID, ReasonTimeout)
 		b.mu.Lock()
-		if len(c.rooms) == 0 {
+		if c.rooms.Len() == 0 {
 			idle = append(idle, c)
 		}
 		b.mu.Unlock()

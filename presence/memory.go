@@ -79,8 +79,8 @@ func (m *Memory) onlineUser(id string) (o OnlineUser, online bool) {
 	if u == nil {
 		return OnlineUser{}, false
 	}
-	devices := make([]string, 0, len(u.conns))
-	for _, c := range u.conns {
+	devices := make([]string, 0, u.conns.Len())
+	for c := range u.conns.Values() {
 		devices = append(devices, c.Device)
 	}
 	o = onlineUser(id, u.status, devices)

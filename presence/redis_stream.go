@@ -3,6 +3,7 @@ package presence
 import (
 	"context"
 	"slices"
+	"sort"
 	"strings"
 
 	"go.uber.org/zap"
@@ -32,7 +33,7 @@ type stream struct {
 
 	left map[string]Reason // rows of others that left while the room was local; the replica still has them
 
-	waiters []*waiter
+	waiters []*waiter // in the order of what they wait for
 }
 
 // waiter waits for the replica to reach seq.
@@ -124,7 +125,7 @@ func (s *Redis) askStatuses() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, u := range s.users {
-		for _, c := range u.conns {
+		for c := range u.conns.Values() {
 			if !s.writable() {
 				return
 			}
@@ -253,13 +254,23 @@ func (s *Redis) detach(r *room) {
 // notify wakes those who wait for what a locked room's replica has reached.
 func (r *room) notify() {
 	st := &r.stream
-	st.waiters = slices.DeleteFunc(st.waiters, func(w *waiter) bool {
-		if !r.local && (st.reading || st.pos < w.seq) {
-			return false
-		}
+	n := len(st.waiters)
+	switch {
+	case r.local:
+	case st.reading:
+		n = 0
+	default:
+		n = st.waitersFor(st.pos)
+	}
+	for _, w := range st.waiters[:n] {
 		close(w.done)
-		return true
-	})
+	}
+	st.waiters = slices.Delete(st.waiters, 0, n)
+}
+
+// waitersFor returns how many wait for seq or less.
+func (st *stream) waitersFor(seq uint64) int {
+	return sort.Search(len(st.waiters), func(i int) bool { return st.waiters[i].seq > seq })
 }
 
 // reach waits until the replica of a locked room has reached seq; false when it hasn't. The room is unlocked meanwhile.
@@ -271,15 +282,19 @@ func (s *Redis) reach(ctx context.Context, r *room, seq uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	w := &waiter{seq: seq, done: make(chan struct{})}
-	st.waiters = append(st.waiters, w)
+	st.waiters = slices.Insert(st.waiters, st.waitersFor(seq), w)
 	s.unlock(r)
+	woken := false
 	select {
 	case <-w.done:
+		woken = true
 	case <-ctx.Done():
 	case <-s.ctx.Done():
 	}
 	r.mu.Lock()
-	st.waiters = slices.DeleteFunc(st.waiters, func(o *waiter) bool { return o == w })
+	if !woken {
+		st.waiters = slices.DeleteFunc(st.waiters, func(o *waiter) bool { return o == w })
+	}
 	return !r.local && !st.reading && st.pos >= seq
 }
 

@@ -2,7 +2,6 @@ package presence
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 )
 
@@ -37,7 +36,7 @@ type roster struct {
 	pseq     uint64
 	conns    map[string]entry
 	users    map[string]*person
-	sorted   []string  // the keys of users in order, once a page was asked for; nil before
+	order    order     // of users
 	arrivals []arrival // since they were last taken
 }
 
@@ -73,11 +72,8 @@ func (r *roster) set(events []Event, id string, e entry) []Event {
 	if p == nil {
 		p = &person{ids: []string{id}}
 		r.users[e.user] = p
-		if r.sorted != nil {
-			at, _ := slices.BinarySearch(r.sorted, e.user)
-			r.sorted = slices.Insert(r.sorted, at, e.user)
-		}
 		p.shown = r.sum(p)
+		r.order.add(p)
 		return append(events, Event{Op: Join, Member: p.shown})
 	}
 	if !had {
@@ -95,9 +91,7 @@ func (r *roster) remove(events []Event, id string, e entry, reason Reason) []Eve
 		return r.refresh(events, p)
 	}
 	delete(r.users, e.user)
-	if at, found := slices.BinarySearch(r.sorted, e.user); found {
-		r.sorted = slices.Delete(r.sorted, at, at+1)
-	}
+	r.order.remove(e.user)
 	p.shown.Conns = 0
 	return append(events, Event{Op: Leave, Member: p.shown, Reason: reason})
 }
@@ -150,20 +144,16 @@ func (r *roster) page(cursor string, limit int) Snapshot {
 	if limit <= 0 {
 		return s
 	}
-	if r.sorted == nil {
-		r.sorted = slices.Sorted(maps.Keys(r.users))
-	}
-	ids, next := pageOf(r.sorted, cursor, limit)
-	s.Next = next
-	s.Members = make([]Member, 0, len(ids))
+	s.Members = make([]Member, 0, min(limit, s.Count))
 	size := 0
-	for i, id := range ids {
-		m := r.users[id].shown
-		if size += len(m.User) + len(m.Status) + len(m.State) + len(m.Device); size > maxPageBytes && i > 0 {
-			s.Next = ids[i-1]
+	for p := range r.order.after(cursor) {
+		m := &p.shown
+		size += len(m.User) + len(m.Status) + len(m.State) + len(m.Device)
+		if n := len(s.Members); n == limit || n > 0 && size > maxPageBytes {
+			s.Next = s.Members[n-1].User
 			break
 		}
-		s.Members = append(s.Members, m)
+		s.Members = append(s.Members, *m)
 	}
 	return s
 }

@@ -95,8 +95,8 @@ func (s *Session) record(peerCode int, err error) {
 	if entry == nil {
 		return
 	}
-	rooms := make([]string, 0, min(len(s.rooms), loggedRooms))
-	for name := range s.rooms {
+	rooms := make([]string, 0, min(s.rooms.Len(), loggedRooms))
+	for name := range s.rooms.Keys() {
 		if len(rooms) == loggedRooms {
 			break
 		}
@@ -108,7 +108,7 @@ func (s *Session) record(peerCode int, err error) {
 		zap.String("conn", s.id), zap.String("user", s.user), zap.Duration("duration", time.Since(s.opened)),
 		zap.Int("messages_in", in.Messages), zap.Int("bytes_in", in.Bytes),
 		zap.Int("messages_out", out.Messages), zap.Int("bytes_out", out.Bytes),
-		zap.Strings("rooms", rooms), zap.Int("room_count", len(s.rooms)),
+		zap.Strings("rooms", rooms), zap.Int("room_count", s.rooms.Len()),
 		zap.Int("code", end.code), zap.String("reason", end.reason), zap.String("by", end.by),
 	}
 	if end.err != nil {

@@ -75,8 +75,8 @@ func (h *Hub) obey(o Order) (connections int) {
 		}()
 	}
 	if o.Conn != "" {
-		if v, ok := h.sessions.Load(o.Conn); ok {
-			do(v.(*Session))
+		if s := h.session(o.Conn); s != nil {
+			do(s)
 		}
 		return connections
 	}
@@ -94,17 +94,10 @@ func (h *Hub) obey(o Order) (connections int) {
 	return connections
 }
 
-func (h *Hub) eachSession(do func(*Session)) {
-	h.sessions.Range(func(_, v any) bool {
-		do(v.(*Session))
-		return true
-	})
-}
-
 func (s *Session) isIn(room string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, in := s.rooms[room]
+	_, in := s.rooms.Get(room)
 	return in
 }
 
@@ -112,7 +105,7 @@ func (s *Session) isIn(room string) bool {
 func (s *Session) expel(name, reason string) {
 	s.work.Lock()
 	defer s.work.Unlock()
-	m, in := s.rooms[name]
+	m, in := s.rooms.Get(name)
 	if !in || s.gone() {
 		return
 	}
@@ -172,7 +165,7 @@ func (s *Session) forbidden() (rooms []string) {
 	p := s.endpoint.Policy()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, m := range s.rooms {
+	for name, m := range s.rooms.All() {
 		if !m.byServer && !s.mayJoin(p.rule(name)) {
 			rooms = append(rooms, name)
 		}

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"slices"
 	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
@@ -10,11 +9,19 @@ import (
 )
 
 // feed collects the changes of a room's presence until they are told together. room.mu guards it.
+//
+// Events go on from a list of members that the client has read. While the room is crowded there are none, and who has a list has an old one:
+// afterwards names are told to those who have read a new one.
 type feed struct {
-	total   uint64         // events ever received
-	pending []event        // the latest of them, not yet told
+	total   uint64         // changes of users ever received
+	pending []event        // the latest of them, not yet told; none while the room is crowded or nobody listens
 	updates map[string]int // where in pending a user's latest update is
+	count   tally          // the latest
+	crowded bool           // the room has too many members for names to be told
+	list    uint64         // the number of the list that events go on from; grows when the room gets crowded
+	waiting bool           // the timer runs
 	timer   *time.Timer
+	counted time.Time // when the count was told last while the room was crowded
 }
 
 // event is one change of one user.
@@ -23,7 +30,13 @@ type event struct {
 	pseq  uint64
 	count int
 	json  []byte // nil: a later one says it better
-	moved bool   // somebody came or went, which is all that who only counts wants to know
+}
+
+// tally is how many members a room has after somebody has come or gone, which is all that who only counts wants to know.
+type tally struct {
+	no   uint64 // of the change
+	pseq uint64
+	n    int
 }
 
 // maxEvents is how many bytes of events go into one frame, so that it fits every send queue.
@@ -35,11 +48,36 @@ func (f *feed) stop() {
 	}
 }
 
-// add takes a change in. Of several updates of a user only the last one is worth telling.
-func (f *feed) add(c presence.Change) {
+// size decides whether the room is crowded, given how many members it has and may have at most. It stays crowded until it is smaller by a
+// fifth, so that who comes and goes at the bound does not make everybody read the members each time. It returns whether that has changed.
+func (f *feed) size(members, most int) (changed bool) {
+	crowded := f.crowded
+	switch {
+	case most <= 0 || members <= most-most/5:
+		crowded = false
+	case members > most:
+		crowded = true
+	}
+	if crowded == f.crowded {
+		return false
+	}
+	f.crowded = crowded
+	if crowded {
+		f.list++
+		f.pending, f.updates = nil, nil
+	}
+	return true
+}
+
+// add takes a change in; with named its events are to be told. Of several updates of a user only the last one is worth telling.
+func (f *feed) add(c presence.Change, named bool) (moved bool) {
 	for i := range c.Events {
 		e := &c.Events[i]
 		f.total++
+		moved = moved || e.Op != presence.Update
+		if !named {
+			continue
+		}
 		if e.Op == presence.Update {
 			if at, ok := f.updates[e.Member.User]; ok {
 				f.pending[at].json = nil
@@ -49,15 +87,9 @@ func (f *feed) add(c presence.Change) {
 			}
 			f.updates[e.Member.User] = len(f.pending)
 		}
-		f.pending = append(f.pending, event{f.total, c.PSeq, c.Count, wire.AppendEvent(nil, e), e.Op != presence.Update})
+		f.pending = append(f.pending, event{f.total, c.PSeq, c.Count, wire.AppendEvent(nil, e)})
 	}
-}
-
-// take returns what there is to tell, and forgets it.
-func (f *feed) take() []event {
-	pending := slices.DeleteFunc(f.pending, func(e event) bool { return e.json == nil })
-	f.pending, f.updates = nil, nil
-	return pending
+	return moved
 }
 
 // PresenceChanged implements presence.Observer.
@@ -79,87 +111,97 @@ func (h *Hub) PresenceChanged(name string, c presence.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := &r.feed
-	waiting := len(f.pending) > 0
-	f.add(c)
-	wait := time.Duration(h.coalesce.Load())
+	heard := len(r.listeners.list) > 0
+	resized := f.size(c.Count, int(h.fullUpTo.Load()))
+	if moved := f.add(c, heard && !f.crowded); moved || resized {
+		f.count = tally{f.total, c.PSeq, c.Count}
+	}
+	if heard {
+		r.schedule()
+	}
+}
+
+// named tells whether the members of a room that has so many are told by name. It is called with the room locked in the presence store.
+func (r *room) named(members int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.listeners.list) == 0 { // else its changes were heard, and how they were told must hold for all
+		r.feed.size(members, int(r.hub.fullUpTo.Load()))
+	}
+	return !r.feed.crowded
+}
+
+// schedule has what is new told in time. r.mu is held.
+func (r *room) schedule() {
+	f := &r.feed
+	wait := time.Duration(r.hub.coalesce.Load())
+	if f.crowded {
+		wait = max(wait, time.Until(f.counted.Add(r.hub.countEvery)))
+	}
 	switch {
-	case wait <= 0:
+	case wait <= 0 && !f.crowded:
 		r.tell()
-	case waiting: // the timer runs
+		return
+	case f.waiting:
+		return
 	case f.timer == nil:
-		f.timer = time.AfterFunc(wait, func() {
-			defer h.recovered(nil)
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.tell()
-		})
+		f.timer = time.AfterFunc(wait, r.due)
 	default:
 		f.timer.Reset(wait)
 	}
+	f.waiting = true
 }
 
-// tell sends the pending events. A member that came while they were collected gets those that its snapshot did not have, and all get
-// no more than their endpoint's rules allow now. r.mu is held.
+// due tells what is new when its time has come.
+func (r *room) due() {
+	defer r.hub.recovered(nil)
+	r.speaking.Lock()
+	defer r.speaking.Unlock()
+	if t := r.beginCount(); t != nil {
+		defer t.end()
+		r.walk(&r.listeners, t.to)
+	}
+}
+
+// beginCount returns what is to be told to the listeners of a crowded room. Those of another one are told here: there are fewer of them, and
+// their events can't be told in parts.
+func (r *room) beginCount() *telling {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := &r.feed
+	f.waiting = false
+	if !f.crowded {
+		r.tell()
+		return nil
+	}
+	f.counted = time.Now()
+	return r.news()
+}
+
+// tell tells all listeners what is new. r.mu is held.
 func (r *room) tell() {
-	pending := r.feed.take()
-	if len(pending) == 0 {
-		return
-	}
-	moves := slices.DeleteFunc(slices.Clone(pending), func(e event) bool { return !e.moved })
-	full, counts := make([][]ws.Frame, len(pending)), make([][]ws.Frame, len(moves))
-	allowed := make(map[*Endpoint]wire.Presence)
-	for i := range r.members {
-		m := &r.members[i]
-		if m.mode == wire.PresenceNone {
-			continue
-		}
-		e := m.session.endpoint
-		mode, known := allowed[e]
-		if !known {
-			if rule := e.Policy().rule(r.name); rule != nil {
-				mode = rule.Presence
-			}
-			allowed[e] = mode
-		}
-		events, frames := pending, full
-		switch min(mode, m.mode) {
-		case wire.PresenceNone:
-			continue
-		case wire.PresenceCount:
-			events, frames = moves, counts
-		case wire.PresenceFull:
-		}
-		first := slices.IndexFunc(events, func(e event) bool { return e.no > m.from })
-		if first < 0 {
-			continue
-		}
-		if frames[first] == nil {
-			frames[first] = presenceFrames(r.name, events[first:], min(mode, m.mode))
-		}
-		for _, f := range frames[first] {
-			m.conn.Send(f)
-		}
+	t := r.news()
+	defer t.end()
+	r.feed.pending, r.feed.updates = nil, nil
+	for i := range r.listeners.list {
+		t.to(&r.listeners.list[i])
 	}
 }
 
-// presenceFrames makes as few frames of events as fit.
-func presenceFrames(room string, events []event, mode wire.Presence) []ws.Frame {
-	var frames []ws.Frame
-	for len(events) > 0 {
-		var list []byte
-		n := len(events)
-		if mode == wire.PresenceFull {
-			for n = 0; n < len(events) && (n == 0 || len(list)+len(events[n].json) < maxEvents); n++ {
-				if n > 0 {
-					list = append(list, ',')
-				}
-				list = append(list, events[n].json...)
-			}
-		}
-		last := events[n-1]
-		b := wire.AppendPresence(ws.Buffer(96+len(room)+len(list)), room, last.pseq, last.count, list)
-		frames = append(frames, ws.Text(b))
-		events = events[n:]
+// answer sends m a page of the room's presence, behind all changes that it has; first tells that it is the first one of the list. It is
+// called with the room locked in the presence store.
+func (r *room) answer(m *membership, first bool, page *ws.Frame) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reads := first && !r.feed.crowded
+	if reads {
+		m.asked = r.feed.list // there is no need to
 	}
-	return frames
+	t := r.news()
+	defer t.end()
+	t.to(&member{m, m.session.conn})
+	if reads {
+		m.list = r.feed.list
+	}
+	m.session.conn.Send(page)
 }

@@ -143,7 +143,8 @@ func TestNewKeyOfALimitKeepsClientsApart(t *testing.T) {
 // TestKeysAreExpandedOnce checks that what a client has sent at the upgrade is no template.
 func TestKeysAreExpandedOnce(t *testing.T) {
 	k := NewKey("{http.request.header.X-Team}/{rooms.user}", true)
-	s := &Session{id: "c1", user: "{rooms.conn}", keys: map[string][]string{k.Template: {"{rooms.room}{rooms.conn}/", ""}}}
+	s := &Session{id: "c1", user: "{rooms.conn}"}
+	s.keys.Set(k.Template, []string{"{rooms.room}{rooms.conn}/", ""})
 	if got, want := s.key(&k, "lobby"), "{rooms.room}{rooms.conn}/{rooms.conn}"; got != want {
 		t.Errorf("key %q, want %q", got, want)
 	}

@@ -1,8 +1,8 @@
 // Package hub connects clients with rooms. It owns the connections and the rooms of one process and delivers locally; what
 // crosses instances goes through the bus, and who is where through a presence store.
 //
-// Locks are taken in this order: Session.work, a presence store's room, Hub.mu, room.mu, Session.mu, a connection's own. Besides
-// Session.work the hub never calls the store with a lock of its own held.
+// Locks are taken in this order: Session.work, a presence store's room or room.speaking, Hub.mu, room.mu, Session.mu, a connection's own.
+// Besides Session.work and room.joining the hub never calls the store with a lock of its own held.
 package hub
 
 import (
@@ -76,11 +76,18 @@ type Hub struct {
 	life     context.Context // ends when draining is set, by end
 	end      context.CancelFunc
 	open     atomic.Int64 // sessions admitted and not ended
-	sessions sync.Map     // connection id -> *Session
 	ended    sync.WaitGroup
 
-	coalesce atomic.Int64 // nanoseconds
-	linger   atomic.Int64 // nanoseconds
+	sessionsMu sync.Mutex
+	sessions   map[string]*Session // by the id of the connection; guarded by sessionsMu
+
+	coalesce   atomic.Int64  // nanoseconds
+	linger     atomic.Int64  // nanoseconds
+	fullUpTo   atomic.Int64  // members of a room; 0: no bound
+	countEvery time.Duration // between two counts of a crowded room; another one in tests
+
+	members  atomic.Int64 // of all rooms, connections
+	occupied atomic.Int64 // rooms with members
 
 	turnsMu sync.Mutex
 	turns   map[string]time.Time // the next to give to a client to come back at, by the name of the limit; guarded by turnsMu
@@ -103,7 +110,8 @@ func New(opts Options) *Hub {
 	life, end := context.WithCancel(context.Background())
 	return &Hub{
 		life: life, end: end, opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
-		rooms: make(map[string]*room), turns: make(map[string]time.Time), observed: make(map[string]*observation),
+		countEvery: time.Second, sessions: make(map[string]*Session), rooms: make(map[string]*room),
+		turns: make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }
 
@@ -114,6 +122,7 @@ const unsubscribeAfter = 30 * time.Second
 func (h *Hub) start() {
 	longest := func(of func(*Policy) time.Duration) time.Duration { return most(h, of) }
 	h.coalesce.Store(int64(longest(func(p *Policy) time.Duration { return p.Coalesce })))
+	h.fullUpTo.Store(int64(most(h, func(p *Policy) int { return p.FullUpTo })))
 	// A room outlives the memberships that are held in it, so that a return on another instance is heard.
 	h.linger.Store(int64(unsubscribeAfter + longest(func(p *Policy) time.Duration { return p.Grace })))
 	ping := longest(func(p *Policy) time.Duration { return p.Ping })
@@ -230,11 +239,10 @@ func (h *Hub) drain() {
 func (h *Hub) closeSpread(ctx context.Context, window time.Duration, chosen func(*Session) bool) {
 	defer h.recovered(nil)
 	var open []*Session
-	h.sessions.Range(func(_, v any) bool {
-		if s := v.(*Session); chosen(s) {
+	h.eachSession(func(s *Session) {
+		if chosen(s) {
 			open = append(open, s)
 		}
-		return true
 	})
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -626,8 +626,8 @@ func TestChurn(t *testing.T) {
 		h.mu.RLock()
 		defer h.mu.RUnlock()
 		sessions := 0
-		h.sessions.Range(func(any, any) bool { sessions++; return true })
-		return sessions+h.Connections()+len(h.rooms) == 0
+		h.eachSession(func(*Session) { sessions++ })
+		return sessions+len(h.rooms) == 0 && h.Occupancy() == Occupancy{}
 	})
 	if n, err := h.backend.Store.OnlineCount(t.Context()); n != 0 || err != nil {
 		t.Errorf("%d users are still online (%v)", n, err)

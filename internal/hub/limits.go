@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyrooms/caddy-rooms/internal/small"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
@@ -55,11 +56,12 @@ type refusals struct {
 }
 
 // Connect decides on an upgrade by the limits that depend on the request. It returns the limit that refuses it, or nil.
-func (e *Endpoint) Connect(ctx context.Context, keys map[string][]string) (*Limit, ratelimit.Decision) {
+func (e *Endpoint) Connect(ctx context.Context, keys *small.Map[string, []string]) (*Limit, ratelimit.Decision) {
 	p := e.policy.Load()
 	for i := range p.Limits {
 		if l := &p.Limits[i]; l.On == OnConnect && l.Key.Request {
-			if d := e.hub.decide(ctx, l, strings.Join(keys[l.Key.Template], "")); !d.Allowed {
+			texts, _ := keys.Get(l.Key.Template)
+			if d := e.hub.decide(ctx, l, strings.Join(texts, "")); !d.Allowed {
 				return l, d
 			}
 		}
@@ -201,7 +203,7 @@ func (s *Session) key(k *Key, room string) string {
 	texts := k.Texts
 	if k.Request {
 		var known bool
-		if texts, known = s.keys[k.Template]; !known {
+		if texts, known = s.keys.Get(k.Template); !known {
 			return s.id // the limit came with a reload: its key was not expanded for this client
 		}
 	}

@@ -17,6 +17,7 @@ type Policy struct {
 	Transport ws.Limits
 	Grace     time.Duration // how long a lost connection's memberships are held
 	Coalesce  time.Duration // presence changes of a room are told together for so long
+	FullUpTo  int           // members of a room up to which names are told; 0: no bound
 	Ping      time.Duration // between two pings of a connection
 	Drain     time.Duration // over which connections are closed when the hub closes
 	MaxAge    time.Duration // of a connection, jittered by a fifth; 0: none

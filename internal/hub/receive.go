@@ -90,8 +90,8 @@ func (h *Hub) receiveMessage(name string, payload []byte) {
 	}
 	var except *ws.Conn
 	if len(excluded) > 0 {
-		if s, ok := h.sessions.Load(string(excluded)); ok {
-			except = s.(*Session).conn
+		if s := h.session(string(excluded)); s != nil {
+			except = s.conn
 		}
 	}
 	r.broadcast(ws.Text(append(ws.Buffer(len(body)), body...)), except)

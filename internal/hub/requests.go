@@ -11,9 +11,9 @@ import (
 	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
-// receive answers one message of the client. It runs in the reader's goroutine, so that requests of a client are done one after
-// the other; what waits for a shared store holds up nobody else.
-func (s *Session) receive(m ws.Message) {
+// Receive implements ws.Owner: it answers one message of the client. It runs in the reader's goroutine, so that requests of a client are
+// done one after the other; what waits for a shared store holds up nobody else.
+func (s *Session) Receive(m ws.Message) {
 	s.work.Lock()
 	defer s.work.Unlock()
 	limit := s.endpoint.Policy().Transport.MaxFrame
@@ -63,12 +63,12 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	if rule == nil && byServer {
 		rule = &openRule
 	}
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	switch {
 	case !byServer && !s.mayJoin(rule):
 		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "this room may not be joined"})
 		return
-	case !in && len(s.rooms) >= p.MaxRooms:
+	case !in && s.rooms.Len() >= p.MaxRooms:
 		s.refuse(req, &wire.Error{Code: wire.TooManyRooms, Message: "in as many rooms as are allowed"})
 		return
 	case !byServer && !s.allow(OnJoin, req):
@@ -80,7 +80,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	ctx, cancel := s.hub.context()
 	defer cancel()
 	if !in {
-		m = &membership{room: s.hub.enter(ctx, req.Room), session: s, slot: -1, byServer: byServer}
+		m = newMembership(s.hub.enter(ctx, req.Room), s, byServer)
 	}
 	r := m.room
 	if !s.hub.hears(ctx, req.Room) {
@@ -100,21 +100,21 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	err := s.hub.backend.Store.Join(ctx, req.Room, s.id, state, func(v presence.View, degraded bool) {
 		s.spanDegraded(degraded)
 		a := wire.Ack{ID: req.ID, Room: req.Room, Mode: mode, Degraded: degraded}
-		switch mode {
-		case wire.PresenceFull:
+		size := v.Page("", 0)
+		named := mode == wire.PresenceFull && r.named(size.Count)
+		switch {
+		case named:
 			page := v.Page("", wire.MaxPage)
 			a.Snapshot = &page
-		case wire.PresenceCount:
-			page := v.Page("", 0)
-			a.Snapshot = &page
-		case wire.PresenceNone:
+		case mode != wire.PresenceNone:
+			a.Snapshot, a.Unlisted = &size, mode == wire.PresenceFull
 		}
-		r.add(m, mode, s.frame(&a))
+		r.add(m, mode, named, s.frame(&a))
 	})
 	if err != nil {
 		s.fail(req, "joining room", err)
 	}
-	if _, placed := s.rooms[req.Room]; !in && !placed {
+	if _, placed := s.rooms.Get(req.Room); !in && !placed {
 		r.exit() // refused, or the session ended meanwhile
 	}
 	if s.endpoint.Policy() != p && !m.byServer && !s.mayJoin(s.endpoint.Policy().rule(req.Room)) {
@@ -140,7 +140,7 @@ func (s *Session) full(room string, most int) (full bool) {
 }
 
 func (s *Session) leave(req *wire.Request) {
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	if !in {
 		s.refuseNotJoined(req)
 		return
@@ -166,7 +166,7 @@ func (s *Session) depart(m *membership, reason presence.Reason, tell func(degrad
 	}
 	err := s.hub.backend.Store.Leave(ctx, name, s.id, reason, tell)
 	s.mu.Lock()
-	delete(s.rooms, name)
+	s.rooms.Delete(name)
 	s.mu.Unlock()
 	m.room.exit()
 	return err
@@ -176,7 +176,7 @@ func (s *Session) publish(req *wire.Request) {
 	s.startSpan("rooms publish", req.Room)
 	defer s.endSpan()
 	rule := s.endpoint.Policy().rule(req.Room)
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	switch {
 	case rule == nil || rule.Publish == Nobody:
 		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "clients may not publish in this room"})
@@ -214,7 +214,7 @@ func (s *Session) publish(req *wire.Request) {
 }
 
 func (s *Session) status(req *wire.Request) {
-	if _, in := s.rooms[req.Room]; req.Room != "" && !in {
+	if _, in := s.rooms.Get(req.Room); req.Room != "" && !in {
 		s.refuseNotJoined(req)
 		return
 	}
@@ -242,7 +242,7 @@ func (s *Session) status(req *wire.Request) {
 
 func (s *Session) members(req *wire.Request) {
 	rule := s.endpoint.Policy().rule(req.Room)
-	m, in := s.rooms[req.Room]
+	m, in := s.rooms.Get(req.Room)
 	switch {
 	case !in:
 		s.refuseNotJoined(req)
@@ -255,7 +255,7 @@ func (s *Session) members(req *wire.Request) {
 	s.hub.backend.Store.View(req.Room, func(v presence.View, degraded bool) {
 		page := v.Page(req.Cursor, wire.MaxPage)
 		a.Snapshot, a.Degraded = &page, degraded
-		m.room.answer(m, s.frame(&a))
+		m.room.answer(m, req.Cursor == "", s.frame(&a))
 	})
 }
 
@@ -266,7 +266,7 @@ func (s *Session) ack(a *wire.Ack) {
 	}
 }
 
-func (s *Session) frame(a *wire.Ack) ws.Frame {
+func (s *Session) frame(a *wire.Ack) *ws.Frame {
 	size := 64 + len(a.ID) + len(a.Room)
 	if a.Snapshot != nil {
 		size += 128 * len(a.Snapshot.Members)

@@ -23,26 +23,13 @@ type room struct {
 	refs int         // sessions, tails and readers in it or on their way; guarded by Hub.mu
 	idle *time.Timer // gives the room up; guarded by Hub.mu
 
-	mu      sync.Mutex
-	members []member // dense; guarded by mu
-	feed    feed     // guarded by mu
-	tails   []*Tail  // guarded by mu
-}
+	speaking sync.Mutex // held while something is said to all members: one after the other
 
-// member is a connection in a room.
-type member struct {
-	*membership
-	conn *ws.Conn
-	mode wire.Presence
-	from uint64 // changes of the room's presence that its snapshot had
-}
-
-// membership is a session's place in a room. Its slot is guarded by room.mu, the rest never changes.
-type membership struct {
-	room     *room
-	session  *Session
-	slot     int  // in room.members; -1: not in
-	byServer bool // the server has put the session here, whatever the rules say; never changes
+	mu        sync.Mutex
+	members   roll    // guarded by mu
+	listeners roll    // guarded by mu
+	feed      feed    // guarded by mu
+	tails     []*Tail // guarded by mu
 }
 
 // enter returns the room of that name, opened, and counts the caller in; exit counts it out. When ctx ends early, all who have entered go on
@@ -59,7 +46,7 @@ func (h *Hub) enter(ctx context.Context, name string) *room {
 		}
 		first := r == nil
 		if first {
-			r = &room{hub: h, name: name, opened: make(chan struct{})}
+			r = &room{hub: h, name: name, opened: make(chan struct{}), listeners: roll{which: onListeners}, feed: feed{list: 1}}
 			h.rooms[name] = r
 		}
 		r.refs++
@@ -140,58 +127,67 @@ func (r *room) stop() {
 	r.mu.Unlock()
 }
 
-// add sends the join's ack and makes m a member, so that nothing of the room comes before it. It is called with the room
-// locked in the presence store.
-func (r *room) add(m *membership, mode wire.Presence, ack ws.Frame) {
-	s := m.session
+// add sends the join's ack and makes m a member, so that nothing of the room comes before it. named tells that the ack begins the list of
+// members. It is called with the room locked in the presence store.
+func (r *room) add(m *membership, mode wire.Presence, named bool, ack *ws.Frame) {
+	s, h := m.session, r.hub
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s.conn.Send(ack)
-	if m.slot >= 0 {
-		r.members[m.slot].mode, r.members[m.slot].from = mode, r.feed.total
-		return
+	if !r.members.has(m) {
+		if !s.place(m) {
+			return
+		}
+		r.members.add(m)
+		h.members.Add(1)
+		if len(r.members.list) == 1 {
+			h.occupied.Add(1)
+		}
 	}
-	if !s.place(m) {
-		return
+	m.mode, m.from = mode, r.feed.total
+	if named {
+		m.list = r.feed.list
 	}
-	m.slot = len(r.members)
-	r.members = append(r.members, member{membership: m, conn: s.conn, mode: mode, from: r.feed.total})
-}
-
-// answer sends m a page of the room's presence, behind all changes that it has. It is called with the room locked in the presence store.
-func (r *room) answer(m *membership, page ws.Frame) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.tell()
-	m.session.conn.Send(page)
+	switch listens := mode != wire.PresenceNone; {
+	case listens && !r.listeners.has(m):
+		r.listeners.add(m)
+	case !listens && r.listeners.has(m):
+		r.listeners.remove(m)
+	}
 }
 
 // remove takes m out: nothing of the room is sent to it any more.
 func (r *room) remove(m *membership) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if m.slot < 0 {
+	if !r.members.has(m) {
 		return
 	}
-	end := len(r.members) - 1
-	r.members[m.slot] = r.members[end]
-	r.members[m.slot].slot = m.slot
-	r.members[end] = member{}
-	r.members = r.members[:end]
-	m.slot = -1
+	if r.listeners.has(m) {
+		r.listeners.remove(m)
+	}
+	r.members.remove(m)
+	r.hub.members.Add(-1)
+	if len(r.members.list) == 0 {
+		r.hub.occupied.Add(-1)
+	}
 }
 
 // broadcast sends f to every member but except, and to every tail.
-func (r *room) broadcast(f ws.Frame, except *ws.Conn) {
+func (r *room) broadcast(f *ws.Frame, except *ws.Conn) {
 	began := time.Now()
 	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
+	r.speaking.Lock()
+	defer r.speaking.Unlock()
+	shared, b := ws.Shared{Plain: f}, r.hub.pool.Batch()
+	defer b.End()
+	r.walk(&r.members, func(m *member) {
+		if m.conn != except {
+			b.Send(m.conn, shared.For(m.conn))
+		}
+	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range r.members {
-		if c := r.members[i].conn; c != except {
-			c.Send(f)
-		}
-	}
 	for _, t := range r.tails {
 		t.add(f)
 	}

@@ -2,9 +2,11 @@ package hub
 
 import (
 	"cmp"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
+	"github.com/caddyrooms/caddy-rooms/internal/small"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/presence"
@@ -27,7 +30,7 @@ type Client struct {
 	// Rooms are joined right after the welcome.
 	Rooms []string
 	// Keys are the expanded texts of the limits' keys that depend on the request, by template.
-	Keys map[string][]string
+	Keys small.Map[string, []string]
 }
 
 // UserID returns the id of the client's user. Each anonymous client is a user of its own.
@@ -60,16 +63,16 @@ type Session struct {
 	device    string
 	anonymous bool
 	opened    time.Time
-	keys      map[string][]string
-	tracing   *tracing // nil: none
+	keys      small.Map[string, []string] // as Client.Keys
+	tracing   *tracing                    // nil: none
 
 	// work is held while something is done for the session: a request, by its reader, or what the server does with it. It is taken
 	// before all other locks, and held across calls of the store.
 	work      sync.Mutex
-	rooms     map[string]*membership // written under work and mu, read under one of them
-	refusals  map[string]*refusals   // by the name of the limit; guarded by work
-	publishes sync.WaitGroup         // whose acks are not queued yet; guarded by work
-	span      trace.Span             // of the request that is being done; nil: it is not traced; guarded by work
+	rooms     small.Map[string, *membership] // by name; written under work and mu, read under one of them
+	refusals  map[string]*refusals           // by the name of the limit; guarded by work
+	publishes sync.WaitGroup                 // whose acks are not queued yet; guarded by work
+	span      trace.Span                     // of the request that is being done; nil: it is not traced; guarded by work
 
 	mu      sync.Mutex
 	dropped bool        // out of the hub: joins no room any more; guarded by mu
@@ -99,6 +102,36 @@ func (e *Endpoint) Admit() bool {
 	return true
 }
 
+// register makes a session one of the hub's.
+func (h *Hub) register(s *Session) {
+	h.sessionsMu.Lock()
+	defer h.sessionsMu.Unlock()
+	h.sessions[s.id] = s
+}
+
+func (h *Hub) unregister(s *Session) {
+	h.sessionsMu.Lock()
+	defer h.sessionsMu.Unlock()
+	delete(h.sessions, s.id)
+}
+
+// session returns the session of a connection, or nil.
+func (h *Hub) session(conn string) *Session {
+	h.sessionsMu.Lock()
+	defer h.sessionsMu.Unlock()
+	return h.sessions[conn]
+}
+
+// eachSession calls do for the sessions that are there now, with no lock held.
+func (h *Hub) eachSession(do func(*Session)) {
+	h.sessionsMu.Lock()
+	all := slices.Collect(maps.Values(h.sessions))
+	h.sessionsMu.Unlock()
+	for _, s := range all {
+		do(s)
+	}
+}
+
 // dismiss counts a connection out.
 func (h *Hub) dismiss() {
 	h.open.Add(-1)
@@ -111,7 +144,7 @@ func (h *Hub) dismiss() {
 func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) error {
 	s := &Session{
 		hub: e.hub, endpoint: e, id: c.Conn, user: c.UserID(), device: c.Device, anonymous: c.User == "", keys: c.Keys,
-		opened: time.Now(), rooms: make(map[string]*membership), tracing: newTracing(trace.SpanFromContext(r.Context()), &c),
+		opened: time.Now(), tracing: newTracing(trace.SpanFromContext(r.Context()), &c),
 	}
 	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, s)
 	if err != nil {
@@ -119,7 +152,7 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) erro
 		return err
 	}
 	s.conn = conn
-	e.hub.sessions.Store(s.id, s)
+	e.hub.register(s)
 	go s.run(c.Rooms)
 	return nil
 }
@@ -131,32 +164,28 @@ func (e *Endpoint) Refuse(w http.ResponseWriter, r *http.Request, code int, refu
 	if err != nil {
 		return err
 	}
-	go func() {
-		defer e.hub.recovered(conn)
-		in := cmp.Or(refusal.RetryAfter, reconnectIn(code))
-		refusal.RetryAfter = in
-		conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), refusal)))
-		conn.Close(code, wire.CloseReason(code, in), ws.Text(wire.AppendBye(ws.Buffer(128), code, string(refusal.Code), in)), false)
-		_, _ = conn.ReadLoop(func(ws.Message) {}) // until the peer has answered
-	}()
+	in := cmp.Or(refusal.RetryAfter, reconnectIn(code))
+	refusal.RetryAfter = in
+	conn.Send(ws.Text(wire.AppendError(ws.Buffer(256), refusal)))
+	conn.Close(code, wire.CloseReason(code, in), ws.Text(wire.AppendBye(ws.Buffer(128), code, string(refusal.Code), in)), false)
+	conn.Start() // until the peer has answered
 	return nil
 }
 
 // refused owns a connection that is closed already.
 type refused struct{}
 
-func (refused) Silent() {}
-func (refused) Slow()   {}
+func (refused) Receive(ws.Message) {}
+func (refused) Ended(int, error)   {}
+func (refused) Silent()            {}
+func (refused) Slow()              {}
 
-// run is the session's goroutine, from the welcome to the end.
+// run begins the session and hands it to its connection's reader, which ends it.
 func (s *Session) run(autoJoin []string) {
+	defer s.conn.Start()
 	defer s.hub.recovered(s.conn)
-	var code int
-	var err error
-	defer func() { s.end(code, err) }()
 	s.begin(autoJoin)
 	s.startAge()
-	code, err = s.conn.ReadLoop(s.receive)
 }
 
 // begin welcomes the client, records it, and puts it where the server wants it.
@@ -228,7 +257,7 @@ func (s *Session) place(m *membership) bool {
 	if s.dropped {
 		return false
 	}
-	s.rooms[m.room.name] = m
+	s.rooms.Set(m.room.name, m)
 	return true
 }
 
@@ -251,12 +280,12 @@ func (s *Session) drop() {
 	if s.age != nil {
 		s.age.Stop()
 	}
-	left := make([]*membership, 0, len(s.rooms))
-	for _, m := range s.rooms {
+	left := make([]*membership, 0, s.rooms.Len())
+	for m := range s.rooms.Values() {
 		left = append(left, m)
 	}
 	s.mu.Unlock()
-	s.hub.sessions.Delete(s.id)
+	s.hub.unregister(s)
 	for _, m := range left {
 		m.room.remove(m)
 	}
@@ -283,9 +312,9 @@ func (s *Session) closeIn(code int, reason string, in time.Duration, discard boo
 // goingAwayHold is how long the memberships of a client are held that has closed with 1001: a page that is loaded again is back sooner.
 const goingAwayHold = 3 * time.Second
 
-// end is the last thing of a session, in its reader's goroutine: out of the hub, transport closed, then the store. peerCode and err are how
-// the peer has ended it.
-func (s *Session) end(peerCode int, err error) {
+// Ended implements ws.Owner. It is the last thing of a session: out of the hub, transport closed, then the store. peerCode and err are how the
+// peer has ended it.
+func (s *Session) Ended(peerCode int, err error) {
 	defer s.hub.dismiss()
 	s.drop()
 	s.work.Lock()
@@ -306,7 +335,7 @@ func (s *Session) end(peerCode int, err error) {
 		hold = 0 // its id is of this connection: it can't come back
 	}
 	s.hub.backend.Store.Disconnect(s.id, hold, reason)
-	for _, m := range s.rooms {
+	for m := range s.rooms.Values() {
 		m.room.exit()
 	}
 	s.record(peerCode, err)

@@ -20,9 +20,9 @@ type Tail struct {
 	room *room
 	wake chan struct{} // of capacity 1: there is something to take
 
-	pending []ws.Frame // guarded by room.mu
-	bytes   int        // of pending; guarded by room.mu
-	missed  bool       // something came after pending and was dropped; guarded by room.mu
+	pending []*ws.Frame // guarded by room.mu
+	bytes   int         // of pending; guarded by room.mu
+	missed  bool        // something came after pending and was dropped; guarded by room.mu
 }
 
 // Tail begins to listen to a room, whether or not anybody is in it. Nothing that is said after it has returned is missed without a gap.
@@ -49,15 +49,15 @@ func (t *Tail) Close() {
 }
 
 // add takes a frame in, or drops it when too much is waiting. room.mu is held.
-func (t *Tail) add(f ws.Frame) {
+func (t *Tail) add(f *ws.Frame) {
 	switch {
 	case t.missed:
 		return // all of one gap
-	case len(t.pending) > 0 && t.bytes+len(f) > tailQueue:
+	case len(t.pending) > 0 && t.bytes+len(f.Payload()) > tailQueue:
 		t.missed = true
 	default:
 		t.pending = append(t.pending, f)
-		t.bytes += len(f)
+		t.bytes += len(f.Payload())
 	}
 	select {
 	case t.wake <- struct{}{}:

@@ -11,11 +11,16 @@ import (
 	"github.com/coder/websocket"
 )
 
-// TestSnapshotAndEventsAreTheTruth joins, leaves and changes at random and checks that each client's snapshot with its events is who is there.
+// TestSnapshotAndEventsAreTheTruth joins, leaves and changes at random and checks that each client's snapshot with its events is who is there,
+// also when names are told only some of the time.
 func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(9) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			h := open(t, func(p *Policy) { p.Coalesce = 10 * time.Millisecond; p.Grace = 5 * time.Millisecond })
+			if seed%3 > 0 {
+				h.fullUpTo.Store(int64(2 + seed%3)) // of the eight, of whom some are away
+				h.countEvery = 15 * time.Millisecond
+			}
 			const n = 12
 			type mirror struct {
 				members map[string]string // user -> status
@@ -23,6 +28,7 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 				known   bool
 				last    float64
 				full    bool
+				listed  bool // the members are known, and events go on from them
 			}
 			run := func(k int, stop chan struct{}, out chan *mirror) {
 				r := rand.New(rand.NewPCG(seed, uint64(k)))
@@ -55,10 +61,12 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 							m.last = p
 						}
 						m.count = o["count"].(float64)
-						if !m.full {
-							if len(o["events"].([]any)) > 0 {
-								t.Errorf("events for count: %s", b)
-							}
+						if len(o["events"].([]any)) == 0 {
+							m.listed = false
+							break
+						}
+						if !m.full || !m.listed {
+							t.Errorf("events for count, or without a list: %s", b)
 							break
 						}
 						for _, e := range o["events"].([]any) {
@@ -85,6 +93,19 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 						}
 						if len(m.members) != int(m.count) {
 							t.Errorf("count %v, members %v", m.count, m.members)
+						}
+					case "gap":
+						if !m.full || o["reason"] != "presence" {
+							t.Errorf("got %s", b)
+						}
+						_ = c.Write(context.Background(), websocket.MessageText, []byte(`{"type":"members","id":"again","room":"lobby"}`))
+					case "ack":
+						if o["id"] != "again" {
+							break
+						}
+						m.members, m.listed = map[string]string{}, true
+						for _, x := range o["presence"].(object)["members"].([]any) {
+							m.members[x.(object)["user"].(string)] = x.(object)["status"].(string)
 						}
 					}
 					return o
@@ -125,6 +146,7 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 						p := o["presence"].(object)
 						m.members, m.known, m.full = map[string]string{}, true, full
 						m.count, m.last = p["count"].(float64), p["pseq"].(float64)
+						m.listed = p["next"] == nil
 						if full {
 							for _, x := range p["members"].([]any) {
 								m.members[x.(object)["user"].(string)] = x.(object)["status"].(string)
@@ -150,6 +172,7 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 					}
 					switch x := r.IntN(10); {
 					case !m.known:
+						time.Sleep(time.Duration(r.IntN(60)) * time.Millisecond)
 						join(i, k%2 == 0)
 					case x < 3:
 						ask(i, `{"type":"leave","id":%d,"room":"lobby"}`, i)
@@ -177,7 +200,7 @@ func TestSnapshotAndEventsAreTheTruth(t *testing.T) {
 				if m.count != 8 {
 					t.Errorf("count %v, want 8", m.count)
 				}
-				if !m.full {
+				if !m.full || !m.listed {
 					continue
 				}
 				if first == nil {

@@ -64,6 +64,7 @@ type Ack struct {
 	Snapshot *presence.Snapshot
 	Mode     Presence // how much of Snapshot is told
 	Page     bool     // Snapshot is a page of members, which has a next cursor
+	Unlisted bool     // Snapshot has no members though there are: the next cursor is that of the first page
 	Degraded bool
 }
 
@@ -84,7 +85,7 @@ func AppendAck(dst []byte, a *Ack) []byte {
 				dst = appendMember(dst, &s.Members[i])
 			}
 			dst = append(dst, ']')
-			if s.Next != "" {
+			if s.Next != "" || a.Unlisted {
 				dst = append(dst, `,"next":`...)
 				dst = AppendString(dst, s.Next)
 			} else if a.Page {
@@ -136,7 +137,7 @@ func AppendEvent(dst []byte, e *presence.Event) []byte {
 	return append(dst, '}')
 }
 
-// AppendPresence appends a presence frame around events, elements that AppendEvent has made, joined by commas.
+// AppendPresence appends a presence frame around events, elements that AppendEvent has made, joined by commas; none: only the count is told.
 func AppendPresence(dst []byte, room string, pseq uint64, count int, events []byte) []byte {
 	dst = appendHead(dst, "presence", nil, room)
 	dst = append(dst, `,"pseq":`...)
@@ -239,7 +240,7 @@ func AppendLeft(dst []byte, room, reason string) []byte {
 	return append(dst, '}')
 }
 
-// AppendGap appends the notice that messages of a room may have been lost.
+// AppendGap appends the notice that a client does not know all of a room: with reason "presence" its members, else messages.
 func AppendGap(dst []byte, room, reason string) []byte {
 	dst = appendHead(dst, "gap", nil, room)
 	dst = append(dst, `,"reason":`...)

@@ -13,33 +13,39 @@ const closeWait = 5 * time.Second
 
 // Send queues f behind everything sent before; it never blocks. False means that the connection takes no more.
 // It may be called from any goroutine.
-func (c *Conn) Send(f Frame) bool {
+func (c *Conn) Send(f *Frame) bool {
+	taken, start := c.accept(f)
+	if start {
+		c.worker.push(c)
+	}
+	return taken
+}
+
+// accept queues f if it is taken, and tells whether the caller must hand the connection to its worker.
+func (c *Conn) accept(f *Frame) (taken, start bool) {
 	c.mu.Lock()
 	if c.closing || c.dead || c.overflowed {
 		c.mu.Unlock()
-		return false
+		return false, false
 	}
 	// A frame that waits alone is taken whatever its size: it is bounded by other means, and a queue that is smaller than a message would
 	// take none. What a writer is about to finish doesn't count.
-	if len(c.pending) > 0 && c.bytes+len(f)+frameCost > c.limits.Load().SendQueue {
+	if len(c.pending) > 0 && c.bytes+len(f.bytes)+frameCost > c.limits.Load().SendQueue {
 		c.overflowed = true
 		c.mu.Unlock()
 		c.pool.metrics.DroppedSlow.Inc()
 		c.owner.Slow()
-		return false
+		return false, false
 	}
-	start := c.queue(f)
+	start = c.queue(f)
 	c.mu.Unlock()
-	if start {
-		c.worker.push(c)
-	}
-	return true
+	return true, start
 }
 
 // Close queues last (unless it is nil) and a close frame; nothing is sent after them. With discard, what is still waiting is
 // dropped, but for the rest of a frame that is partly out. The socket closes when the peer has answered, at the latest after 5 s.
 // Only the first call counts. It never blocks and may be called from any goroutine.
-func (c *Conn) Close(code int, reason string, last Frame, discard bool) {
+func (c *Conn) Close(code int, reason string, last *Frame, discard bool) {
 	c.mu.Lock()
 	if c.closing || c.dead {
 		c.mu.Unlock()
@@ -61,13 +67,13 @@ func (c *Conn) Close(code int, reason string, last Frame, discard bool) {
 	}
 }
 
-// frameCost is what a queued frame takes besides its bytes: a small one's share of the list and of the allocator's rounding.
+// frameCost is what a queued frame takes besides its bytes: a small one's share of the list, its header, and the allocator's rounding.
 const frameCost = 48
 
 // queue appends f and reports whether the caller must hand the connection to its worker. c.mu is held.
-func (c *Conn) queue(f Frame) (start bool) {
+func (c *Conn) queue(f *Frame) (start bool) {
 	c.pending = append(c.pending, f)
-	c.bytes += len(f) + frameCost
+	c.bytes += len(f.bytes) + frameCost
 	start = !c.busy
 	c.busy = true
 	return start
@@ -80,8 +86,8 @@ func (c *Conn) discard() {
 		keep = 1
 	}
 	for _, f := range c.pending[keep:] {
-		c.bytes -= len(f) + frameCost
-		if f[0] == finText {
+		c.bytes -= len(f.bytes) + frameCost
+		if f.isMessage() {
 			c.pool.metrics.DroppedSlow.Inc()
 		}
 	}
@@ -92,14 +98,24 @@ func (c *Conn) discard() {
 // maxKept is the capacity of a pending list that a connection keeps for the next frames.
 const maxKept = 16
 
-// take moves what is waiting, up to mergeLimit, into frames. It gives up the write side when there is nothing.
+// next returns how long the first frame is that is waiting.
+func (c *Conn) next() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.pending) == 0 {
+		return 0
+	}
+	return len(c.pending[0].bytes)
+}
+
+// take moves what is waiting, up to limit bytes but at least one frame, into frames. It gives up the write side when there is nothing.
 // Only who owns the write side (c.busy) may call it.
-func (c *Conn) take(frames []Frame) []Frame {
+func (c *Conn) take(frames []*Frame, limit int) []*Frame {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, size := 0, 0
-	for n < len(c.pending) && (n == 0 || size+len(c.pending[n]) <= mergeLimit) {
-		size += len(c.pending[n])
+	for n < len(c.pending) && (n == 0 || size+len(c.pending[n].bytes) <= limit) {
+		size += len(c.pending[n].bytes)
 		n++
 	}
 	if n == 0 || c.dead {
@@ -110,19 +126,19 @@ func (c *Conn) take(frames []Frame) []Frame {
 	frames = append(frames, c.pending[:n]...)
 	if n == len(c.pending) && cap(c.pending) > maxKept {
 		c.pending = nil
-		return frames
+	} else {
+		c.pending = slices.Delete(c.pending, 0, n)
 	}
-	c.pending = slices.Delete(c.pending, 0, n)
 	return frames
 }
 
 // merge returns frames as one piece: the frame itself where there is only one, else a copy in buf.
-func merge(frames []Frame, buf []byte) []byte {
+func merge(frames []*Frame, buf []byte) []byte {
 	if len(frames) == 1 {
-		return frames[0]
+		return frames[0].bytes
 	}
 	for _, f := range frames {
-		buf = append(buf, f...)
+		buf = append(buf, f.bytes...)
 	}
 	return buf
 }
@@ -135,9 +151,9 @@ const (
 	writeBlocked                   // the peer's window is full
 )
 
-// wrote accounts for the first n bytes of the frames that take returned and puts the rest back in front.
+// wrote accounts for the first n bytes of the frames that take returned, in total too, and puts the rest back in front.
 // Only who owns the write side may call it.
-func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
+func (c *Conn) wrote(frames []*Frame, n int, err error, total *Traffic) writeState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.taken = false
@@ -146,19 +162,23 @@ func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
 		return writeDone
 	}
 	c.bytes -= n
-	c.count(frames, n)
+	messages := c.messages(frames, n)
+	c.out.Messages += messages
+	c.out.Bytes += n
+	total.Messages += messages
+	total.Bytes += n
 	if n > 0 {
 		c.partial = false
 	}
-	for len(frames) > 0 && n >= len(frames[0]) {
-		n -= len(frames[0])
+	for len(frames) > 0 && n >= len(frames[0].bytes) {
+		n -= len(frames[0].bytes)
 		c.bytes -= frameCost
 		frames = frames[1:]
 	}
 	if len(frames) > 0 {
 		c.pending = slices.Insert(c.pending, 0, frames...)
 		if n > 0 {
-			c.pending[0] = c.pending[0][n:]
+			c.pending[0] = &Frame{c.pending[0].bytes[n:]}
 			c.partial = true
 		}
 		return writeBlocked
@@ -170,22 +190,18 @@ func (c *Conn) wrote(frames []Frame, n int, err error) writeState {
 	return writeDone
 }
 
-// count counts the first n bytes of frames as sent, and the messages that end in them. c.mu is held.
-func (c *Conn) count(frames []Frame, n int) {
-	messages, rest := 0, n
+// messages returns how many messages end in the first n bytes of frames. c.mu is held.
+func (c *Conn) messages(frames []*Frame, n int) (messages int) {
 	for i, f := range frames {
-		if rest -= len(f); rest < 0 {
+		if n -= len(f.bytes); n < 0 {
 			break
 		}
 		// The rest of a frame has no opcode. Control frames are too small to be parted often.
-		if f[0] == finText || i == 0 && c.partial {
+		if f.isMessage() || i == 0 && c.partial {
 			messages++
 		}
 	}
-	c.out.Messages += messages
-	c.out.Bytes += n
-	c.pool.metrics.Sent.Add(float64(messages))
-	c.pool.metrics.SentBytes.Add(float64(n))
+	return messages
 }
 
 // release gives up the write side, and closes the socket if that was all it waited for. c.mu is held.
@@ -221,9 +237,10 @@ func (c *Conn) startDrain() {
 		defer c.pool.recovered("websocket drain", c)
 		buf := mergeBuffers.Get().(*[]byte)
 		defer mergeBuffers.Put(buf)
-		var frames []Frame
+		var frames []*Frame
+		var sent Traffic
 		for {
-			frames = c.take(frames[:0])
+			frames = c.take(frames[:0], mergeLimit)
 			if len(frames) == 0 {
 				return
 			}
@@ -235,7 +252,9 @@ func (c *Conn) startDrain() {
 			}
 			// A deadline that stays would fail the workers' writes later.
 			_ = c.nc.SetWriteDeadline(time.Time{})
-			if c.wrote(frames, n, err) == writeDone {
+			state := c.wrote(frames, n, err, &sent)
+			c.pool.sent(&sent)
+			if state == writeDone {
 				return
 			}
 		}

@@ -111,7 +111,11 @@ func (p *pinger) run(pool *Pool) {
 			ping.Reset(p.tick())
 		case now := <-check.C:
 			p.check(pool, checks%buckets, now)
-			checks++
+			if checks++; checks%buckets == 0 {
+				for _, w := range pool.workers {
+					w.watch()
+				}
+			}
 		}
 	}
 }

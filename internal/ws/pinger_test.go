@@ -8,8 +8,10 @@ import (
 // silent counts how often it was given up.
 type silent int
 
-func (s *silent) Silent() { *s++ }
-func (*silent) Slow()     {}
+func (s *silent) Silent()        { *s++ }
+func (*silent) Slow()            {}
+func (*silent) Receive(Message)  {}
+func (*silent) Ended(int, error) {}
 
 // TestStandstillClosesNobody has the process stand still for longer than a peer may be silent, as when its machine is suspended: nobody is
 // given up for that, but who goes on being silent is.

@@ -12,13 +12,6 @@ import (
 	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
-// yieldEvery is how many writes a worker makes before it yields. A goroutine that writes for longer than the scheduler's
-// slice loses its processor at every tick of the runtime's monitor, which costs more than the writes.
-const yieldEvery = 64
-
-// mergeLimit is how many bytes of waiting frames go to the kernel in one call.
-const mergeLimit = 64 << 10
-
 // Pool writes for all connections of a hub and watches over them: GOMAXPROCS workers and one pinger, whatever the
 // number of connections. Close it after its last connection.
 type Pool struct {
@@ -29,6 +22,8 @@ type Pool struct {
 	pings   pinger
 	stop    chan struct{}
 	done    sync.WaitGroup
+
+	batches sync.Pool // of *Batch
 }
 
 // NewPool starts a pool whose connections are pinged every pingInterval.
@@ -42,9 +37,8 @@ func newPool(logger *zap.Logger, m *metrics.Hub, pingInterval time.Duration) *Po
 	p := &Pool{logger: logger, metrics: m, stop: make(chan struct{})}
 	p.pings.ending, p.pings.wait, p.pings.wake = make(map[*Conn]time.Time), answerWait, make(chan struct{}, 1)
 	p.SetPingInterval(pingInterval)
-	for range runtime.GOMAXPROCS(0) {
-		w := &worker{wake: make(chan struct{}, 1), buf: make([]byte, 0, mergeLimit)}
-		p.workers = append(p.workers, w)
+	for i := range runtime.GOMAXPROCS(0) {
+		p.workers = append(p.workers, newWorker(i))
 	}
 	return p
 }
@@ -73,6 +67,16 @@ func (p *Pool) Waiting() (bytes int) {
 	return bytes
 }
 
+// sent counts what was written, and starts to count anew.
+func (p *Pool) sent(t *Traffic) {
+	if t.Bytes == 0 {
+		return
+	}
+	p.metrics.Sent.Add(float64(t.Messages))
+	p.metrics.SentBytes.Add(float64(t.Bytes))
+	*t = Traffic{}
+}
+
 // Close stops the pool's goroutines and closes the sockets of connections that are still open.
 func (p *Pool) Close() {
 	p.Abort()
@@ -97,83 +101,14 @@ func (p *Pool) SetPingInterval(d time.Duration) {
 // not end the server.
 func (p *Pool) recovered(what string, c *Conn) {
 	if r := recover(); r != nil {
-		p.logger.Error("panic in "+what, zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
-		if c != nil {
-			c.mu.Lock()
-			c.kill()
-			c.mu.Unlock()
-		}
+		p.panicked(what, r, c)
 	}
 }
 
-// worker writes what is pending on the connections that are handed to it.
-type worker struct {
-	wake chan struct{}
-
-	mu    sync.Mutex
-	ready []*Conn // guarded by mu
-
-	// Owned by the worker's goroutine.
-	batch  []*Conn
-	frames []Frame
-	buf    []byte
-	write  rawWrite
-}
-
-// push hands c over for writing. The caller has set c.busy.
-func (w *worker) push(c *Conn) {
-	w.mu.Lock()
-	w.ready = append(w.ready, c)
-	first := len(w.ready) == 1
-	w.mu.Unlock()
-	if first {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
-	}
-}
-
-func (w *worker) run(p *Pool) {
-	for {
-		select {
-		case <-p.stop:
-			return
-		case <-w.wake:
-		}
-		w.mu.Lock()
-		w.batch, w.ready = w.ready, w.batch[:0]
-		w.mu.Unlock()
-		for i, c := range w.batch {
-			w.serve(p, c)
-			w.batch[i] = nil
-			if i%yieldEvery == yieldEvery-1 {
-				runtime.Gosched()
-			}
-		}
-	}
-}
-
-// serve writes once for c and requeues it behind the others if more has come meanwhile.
-func (w *worker) serve(p *Pool, c *Conn) {
-	defer p.recovered("websocket writer", c)
-	if c.raw == nil {
-		// TLS and wrapped connections have no non-blocking write.
-		c.startDrain()
-		return
-	}
-	w.frames = c.take(w.frames[:0])
-	if len(w.frames) == 0 {
-		return
-	}
-	n, err := w.write.do(c.raw, merge(w.frames, w.buf[:0]))
-	state := c.wrote(w.frames, n, err)
-	clear(w.frames)
-	switch state {
-	case writeMore:
-		w.push(c)
-	case writeBlocked:
-		c.startDrain()
-	case writeDone:
+// panicked is recovered for who recovers by himself.
+func (p *Pool) panicked(what string, r any, c *Conn) {
+	p.logger.Error("panic in "+what, zap.Any("error", r), zap.ByteString("stack", debug.Stack()))
+	if c != nil {
+		c.Abort()
 	}
 }

@@ -16,6 +16,12 @@ type rawWrite struct{}
 
 func (*rawWrite) do(syscall.RawConn, []byte) (int, error) { return 0, errors.ErrUnsupported }
 
+type rawPoll struct{}
+
+func (*rawPoll) do(syscall.RawConn) bool { return false }
+
 type rawRead struct{}
 
-func (*rawRead) do(syscall.RawConn) (*[]byte, int, error) { return nil, 0, errors.ErrUnsupported }
+func (*rawRead) take(syscall.RawConn) (*[]byte, int, error) { return nil, 0, errors.ErrUnsupported }
+
+func (*rawRead) into(syscall.RawConn, []byte) (int, error) { return 0, errors.ErrUnsupported }

@@ -28,22 +28,16 @@ type rawWrite struct {
 	p   []byte
 	n   int
 	err error
-	fn  func(fd uintptr) bool
+	fn  func(fd uintptr)
 }
 
+// do goes through Control, as Write would prepare for waiting each time.
 func (w *rawWrite) do(raw syscall.RawConn, p []byte) (int, error) {
 	if w.fn == nil {
-		w.fn = func(fd uintptr) bool {
-			for {
-				w.n, w.err = syscall.Write(int(fd), w.p)
-				if !errors.Is(w.err, syscall.EINTR) {
-					return true
-				}
-			}
-		}
+		w.fn = w.try
 	}
 	w.p, w.n, w.err = p, 0, nil
-	err := raw.Write(w.fn)
+	err := raw.Control(w.fn)
 	w.p = nil
 	if err == nil {
 		err = w.err
@@ -54,38 +48,82 @@ func (w *rawWrite) do(raw syscall.RawConn, p []byte) (int, error) {
 	return max(w.n, 0), err
 }
 
-// rawRead waits until the peer has sent something and reads it into a buffer that it takes only then.
+func (w *rawWrite) try(fd uintptr) {
+	for {
+		w.n, w.err = syscall.Write(int(fd), w.p)
+		if !errors.Is(w.err, syscall.EINTR) {
+			return
+		}
+	}
+}
+
+// rawPoll tells whether a connection takes a write of takenAtOnce bytes. It belongs to one goroutine.
+type rawPoll struct {
+	ready bool
+	fn    func(fd uintptr)
+}
+
+func (p *rawPoll) do(raw syscall.RawConn) bool {
+	if p.fn == nil {
+		p.fn = func(fd uintptr) { p.ready = writable(fd) }
+	}
+	p.ready = false
+	return raw.Control(p.fn) == nil && p.ready
+}
+
+// rawRead waits until the peer has sent something and reads it.
 type rawRead struct {
-	buf *[]byte
+	p   []byte  // to read into; nil: into a buffer of readBuffers that is taken when there is something
+	buf *[]byte // that buffer
 	n   int
 	err error
 	fn  func(fd uintptr) bool
 }
 
-func (r *rawRead) do(raw syscall.RawConn) (*[]byte, int, error) {
+// take reads into a buffer that it takes only when the peer has sent something. n is 0 at the end.
+func (r *rawRead) take(raw syscall.RawConn) (buf *[]byte, n int, err error) {
+	n, err = r.do(raw, nil)
+	buf, r.buf = r.buf, nil
+	return buf, n, err
+}
+
+// into reads into p. n is 0 at the end.
+func (r *rawRead) into(raw syscall.RawConn, p []byte) (n int, err error) {
+	n, err = r.do(raw, p)
+	r.p = nil
+	return n, err
+}
+
+func (r *rawRead) do(raw syscall.RawConn, p []byte) (int, error) {
 	if r.fn == nil {
-		r.fn = func(fd uintptr) bool {
-			buf := readBuffers.Get().(*[]byte)
-			for {
-				r.n, r.err = syscall.Read(int(fd), *buf)
-				if !errors.Is(r.err, syscall.EINTR) {
-					break
-				}
-			}
-			if r.err != nil {
-				readBuffers.Put(buf)
-				return !errors.Is(r.err, syscall.EAGAIN)
-			}
-			r.buf = buf
-			return true
+		r.fn = r.try
+	}
+	r.p, r.buf, r.n, r.err = p, nil, 0, nil
+	if err := raw.Read(r.fn); err != nil {
+		return 0, err
+	}
+	return r.n, r.err
+}
+
+// try reads once and tells whether there was something to read.
+func (r *rawRead) try(fd uintptr) bool {
+	p := r.p
+	if p == nil {
+		r.buf = readBuffers.Get().(*[]byte)
+		p = *r.buf
+	}
+	for {
+		r.n, r.err = syscall.Read(int(fd), p)
+		if !errors.Is(r.err, syscall.EINTR) {
+			break
 		}
 	}
-	r.buf, r.n, r.err = nil, 0, nil
-	err := raw.Read(r.fn)
-	if err == nil {
-		err = r.err
+	if r.err == nil {
+		return true
 	}
-	buf := r.buf
-	r.buf = nil
-	return buf, r.n, err
+	if r.buf != nil {
+		readBuffers.Put(r.buf)
+		r.buf = nil
+	}
+	return !errors.Is(r.err, syscall.EAGAIN)
 }

@@ -28,10 +28,26 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // peer is the server's side of one connection.
 type peer struct {
 	*Conn
+	server   *server
 	messages chan string
 	silent   chan struct{}
 	slow     chan struct{}
 	ended    chan int // the peer's close code
+}
+
+func (p *peer) Receive(m Message) {
+	switch {
+	case m.TooLarge:
+		p.Close(4004, "too large", nil, false)
+	case string(m.Data) == "stop":
+	default:
+		p.messages <- string(m.Data)
+	}
+}
+
+func (p *peer) Ended(code int, _ error) {
+	p.ended <- code
+	p.server.ended.Done()
 }
 
 func (p *peer) Silent() { close(p.silent); p.Close(4202, "silent", nil, true) }
@@ -56,7 +72,7 @@ func newServer(t *testing.T, secure bool, configure func(*Pool, *Limits)) *serve
 	s.pool.start()
 	s.limit.Store(limits)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p := &peer{messages: make(chan string, 100), silent: make(chan struct{}), slow: make(chan struct{}), ended: make(chan int, 1)}
+		p := &peer{server: s, messages: make(chan string, 100), silent: make(chan struct{}), slow: make(chan struct{}), ended: make(chan int, 1)}
 		c, err := s.pool.Accept(w, r, "test.v1", &s.limit, p)
 		if err != nil {
 			t.Errorf("accepting: %v", err)
@@ -64,18 +80,8 @@ func newServer(t *testing.T, secure bool, configure func(*Pool, *Limits)) *serve
 		}
 		p.Conn = c
 		s.peers <- p
-		s.ended.Go(func() {
-			code, _ := c.ReadLoop(func(m Message) {
-				switch {
-				case m.TooLarge:
-					c.Close(4004, "too large", nil, false)
-				case string(m.Data) == "stop":
-				default:
-					p.messages <- string(m.Data)
-				}
-			})
-			p.ended <- code
-		})
+		s.ended.Add(1)
+		c.Start()
 	})
 	if secure {
 		s.Server = httptest.NewTLSServer(handler)
@@ -101,7 +107,7 @@ func (s *server) dial(t *testing.T) (*websocket.Conn, *peer) {
 	return c, <-s.peers
 }
 
-func text(s string) Frame { return Text(append(Buffer(len(s)), s...)) }
+func text(s string) *Frame { return Text(append(Buffer(len(s)), s...)) }
 
 func read(t *testing.T, c *websocket.Conn) string {
 	t.Helper()
@@ -441,7 +447,7 @@ func BenchmarkBroadcast(b *testing.B) {
 	}
 }
 
-func tcpPair(b *testing.B) (here, there net.Conn) {
+func tcpPair(b testing.TB) (here, there net.Conn) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
