@@ -70,6 +70,8 @@ func TestValidateConfig(t *testing.T) {
 		{"presence ttl", `{"presence":{"ttl":"2s"}}`, "presence: ttl 2s out of range (allowed: 3s to 10m0s)"},
 		{"presence ttl off", `{"presence":{"ttl":-1}}`, "presence: ttl -1ns out of range"},
 		{"presence coalesce", `{"presence":{"coalesce":"1m"}}`, "presence: coalesce 1m0s out of range"},
+		{"presence full_up_to", `{"presence":{"full_up_to":-1}}`, "presence: full_up_to -1 out of range (allowed: 1 to 1000000)"},
+		{"presence full_up_to high", `{"presence":{"full_up_to":1000001}}`, "presence: full_up_to 1000001 out of range"},
 
 		{"limit name", `{"limits":[{"on":"join","events":1,"window":"1s"}]}`, `bad limit name ""`},
 		{"limit without on", `{"limits":[{"name":"a","events":1,"window":"1s"}]}`, `limit "a": on is missing (allowed: connect, join, publish, status)`},
@@ -133,6 +135,7 @@ func TestSetDefaults(t *testing.T) {
 		Redis: &RedisConfig{Mode: "single", KeyPrefix: "rooms", Timeout: caddy.Duration(2 * time.Second)},
 		Presence: &PresenceConfig{
 			Grace: caddy.Duration(15 * time.Second), TTL: caddy.Duration(20 * time.Second), Coalesce: caddy.Duration(50 * time.Millisecond),
+			FullUpTo: 500,
 		},
 		Limits: []LimitConfig{
 			{
@@ -164,7 +167,7 @@ func TestSetDefaults(t *testing.T) {
 func TestSetDefaultsKeepsWhatIsSet(t *testing.T) {
 	const config = `{"hub":"a","user":"u","rooms":[{"pattern":"*","join":"none","publish":"none","presence":"none"}],
 		"redis":{"mode":"single","key_prefix":"p","timeout":1000000000},
-		"presence":{"grace":-1,"ttl":5000000000,"coalesce":-1},
+		"presence":{"grace":-1,"ttl":5000000000,"coalesce":-1,"full_up_to":1},
 		"limits":[{"name":"a","on":"join","key":"k","events":1,"window":1000000000,"algorithm":"gcra","scope":"cluster","on_outage":"deny"}],
 		"max_frame":1024,"send_queue":2048,"write_timeout":1000000000,"ping_interval":1000000000,"max_rooms":1,
 		"max_connections":-1,"max_connection_age":3600000000000,"drain":-1,"metrics":"off"}`

@@ -17,7 +17,7 @@ type Algorithm string
 
 const (
 	// SlidingCounter counts in twenty buckets of window/20 and counts the whole oldest bucket: never more than Events in any
-	// window, at least 20/21 of it under steady load, in about 150 bytes a key. The default.
+	// window, at least 20/21 of it under steady load, in about 185 bytes a key. The default.
 	SlidingCounter Algorithm = "sliding_counter"
 	// SlidingLog remembers the time of every event: exact, never more than Events in any window, and all of them.
 	// Costs up to 120 bytes an event.

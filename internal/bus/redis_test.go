@@ -517,6 +517,38 @@ func TestQueueIsBounded(t *testing.T) {
 	}
 }
 
+// What is published while a batch is under way goes in the next one.
+func TestPublishesInFlightGoTogether(t *testing.T) {
+	server := redistest.Start(t)
+	db := redisdb.Open(redisdb.Options{Addr: server.Addr}, zap.NewNop())
+	defer db.Close()
+	var trips atomic.Int32
+	db.OnRoundTrip(func(operation string, _ time.Duration, _ bool) {
+		if operation == "publish" {
+			trips.Add(1)
+		}
+	})
+	b := NewRedis(db, new(record), zap.NewNop(), RedisOptions{Control: "control"})
+	defer b.Close()
+	eventually(t, "the first message", func() bool { return publish(b, "x", "") == nil })
+	before := trips.Load()
+	const n = 1500
+	outcomes := make(chan error, n)
+	server.Stall()
+	for range n {
+		b.Publish("x", nil, func(err error) { outcomes <- err })
+	}
+	server.Resume()
+	for range n {
+		if err := <-outcomes; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if made := trips.Load() - before; made > 4 {
+		t.Errorf("%d messages went in %d round trips, want at most 4", n, made)
+	}
+}
+
 func TestCloseEndsWaits(t *testing.T) {
 	db := redisdb.Open(redisdb.Options{Addr: "127.0.0.1:1"}, zap.NewNop())
 	defer db.Close()

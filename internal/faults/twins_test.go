@@ -57,7 +57,7 @@ func TestTwins(t *testing.T) {
 		{
 			"an instance does not notice that it is gone",
 			[]caddytest.Edit{
-				{File: "presence/redis_writer.go", Old: "		return errGone\n", New: "		o.finish(nil)\n		s.renewed = sent\n		return nil\n"},
+				{File: "presence/redis_writer.go", Old: "		return errGone\n", New: "		for _, o := range c.ops {\n			o.finish(nil)\n		}\n		s.renewed = sent\n		return nil\n"},
 			},
 			redisFlushed, "leases of []",
 		},

@@ -73,9 +73,14 @@ func openHall(b *testing.B, change func(*Policy)) *hall {
 	return h
 }
 
-// session returns the session of a new client.
 func (h *hall) session(user string) *Session {
 	h.b.Helper()
+	return silent(h.b, h.endpoint, user)
+}
+
+// silent returns the session of a new client without a network.
+func silent(t testing.TB, e *Endpoint, user string) *Session {
+	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	for name, value := range map[string]string{
 		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
@@ -84,15 +89,15 @@ func (h *hall) session(user string) *Session {
 		r.Header.Set(name, value)
 	}
 	id := NewConnID()
-	if !h.endpoint.Admit() {
-		h.b.Fatal("not admitted")
+	if !e.Admit() {
+		t.Fatal("not admitted")
 	}
-	if err := h.endpoint.Accept(&sink{header: http.Header{}, closed: make(chan struct{})}, r, Client{Conn: id, User: user}); err != nil {
-		h.b.Fatal(err)
+	if err := e.Accept(&sink{header: http.Header{}, closed: make(chan struct{})}, r, Client{Conn: id, User: user}); err != nil {
+		t.Fatal(err)
 	}
-	s := h.session(id)
+	s := e.hub.session(id)
 	for { // until its reader has recorded it
-		if _, online, err := h.backend.Store.User(h.b.Context(), user); online || err != nil {
+		if _, online, err := e.hub.backend.Store.User(t.Context(), user); online || err != nil {
 			return s
 		}
 		runtime.Gosched()

@@ -422,3 +422,61 @@ func TestWalk(t *testing.T) {
 		}
 	}
 }
+
+// TestLargeRoomDoesNotHoldUpTheBus brings messages and losses of a large room to which something is just being said: other rooms hear theirs at
+// once, the large one hears all in order, and the bus waits when too many wait.
+func TestLargeRoomDoesNotHoldUpTheBus(t *testing.T) {
+	h := open(t, nil)
+	ann, bob := h.dial("ann"), h.dial("bob")
+	for i := range walkPart {
+		silent(t, h.endpoint, fmt.Sprint("u", i)).say(`{"type":"join","room":"large","presence":"none"}`)
+	}
+	joinAs(ann, "large", "none")
+	bob.Join("small")
+	equal(t, "members", h.Occupancy().Members, walkPart+2)
+	receive := func(room string, n int) {
+		h.Receive(h.channel(room), fmt.Appendf(nil, "mother-1 \n"+`{"type":"message","room":%q,"event":"x","data":%d,"from":null,"ts":1}`, room, n))
+	}
+	r := h.room("large")
+	r.speaking.Lock()
+	for n := range maxBacklog - 1 {
+		receive("large", n)
+	}
+	h.Lost([]string{h.channel("large")})
+	receive("small", 1)
+	equal(t, "data", bob.Next("message")["data"], 1.0)
+	ann.Quiet()
+	began, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		close(began)
+		receive("large", maxBacklog-1)
+		receive("large", maxBacklog)
+	}()
+	<-began
+	h.waitFor("as many to wait as may", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.backlog.waiting) == maxBacklog+1
+	})
+	select {
+	case <-done:
+		t.Error("the bus did not wait")
+	default:
+	}
+	r.speaking.Unlock()
+	<-done
+	for n := range maxBacklog + 1 {
+		if n == maxBacklog-1 {
+			ann.Next("gap")
+		}
+		equal(t, "data", ann.Next("message")["data"], float64(n))
+	}
+	h.waitFor("the work to be done", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return !r.backlog.working
+	})
+	receive("large", -1)
+	equal(t, "data", ann.Next("message")["data"], -1.0)
+}

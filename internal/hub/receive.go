@@ -71,7 +71,7 @@ func (h *Hub) receiveLoss(name string, isRoom bool, from string) {
 
 // tellGap tells the members that messages may be missing.
 func (r *room) tellGap() {
-	r.broadcast(ws.Text(wire.AppendGap(ws.Buffer(64+len(r.name)), r.name, "bus")), nil)
+	r.relay(ws.Text(wire.AppendGap(ws.Buffer(64+len(r.name)), r.name, "bus")), nil)
 }
 
 func (h *Hub) receiveMessage(name string, payload []byte) {
@@ -94,7 +94,7 @@ func (h *Hub) receiveMessage(name string, payload []byte) {
 			except = s.conn
 		}
 	}
-	r.broadcast(ws.Text(append(ws.Buffer(len(body)), body...)), except)
+	r.relay(ws.Text(append(ws.Buffer(len(body)), body...)), except)
 }
 
 // instancePayload is what the other instances get of a message.
@@ -123,5 +123,5 @@ func (h *Hub) receiveOutside(name string, payload []byte) {
 		return
 	}
 	b := wire.AppendMessage(ws.Buffer(len(payload)+128), name, event, data, nil, time.Now().UnixMilli())
-	r.broadcast(ws.Text(b), nil)
+	r.relay(ws.Text(b), nil)
 }

@@ -30,6 +30,7 @@ type room struct {
 	listeners roll    // guarded by mu
 	feed      feed    // guarded by mu
 	tails     []*Tail // guarded by mu
+	backlog   backlog // guarded by mu
 }
 
 // enter returns the room of that name, opened, and counts the caller in; exit counts it out. When ctx ends early, all who have entered go on
@@ -175,10 +176,15 @@ func (r *room) remove(m *membership) {
 
 // broadcast sends f to every member but except, and to every tail.
 func (r *room) broadcast(f *ws.Frame, except *ws.Conn) {
-	began := time.Now()
-	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	r.speaking.Lock()
 	defer r.speaking.Unlock()
+	r.say(f, except)
+}
+
+// say is broadcast with speaking held.
+func (r *room) say(f *ws.Frame, except *ws.Conn) {
+	began := time.Now()
+	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	shared, b := ws.Shared{Plain: f}, r.hub.pool.Batch()
 	defer b.End()
 	r.walk(&r.members, func(m *member) {

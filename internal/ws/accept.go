@@ -64,7 +64,7 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	if raw := rawConn(c.socket); c.socket == nc {
 		c.raw = raw
-	} else {
+	} else if raw != nil && takesAtOnce(raw) {
 		c.under = raw
 	}
 	// A client may have sent its first frames right behind the request.

@@ -15,6 +15,9 @@ func (p *Pool) Batch() *Batch {
 	b, _ := p.batches.Get().(*Batch)
 	if b == nil {
 		b = &Batch{pool: p, idle: make([][]*Conn, len(p.workers))}
+		for i := range b.idle {
+			b.idle[i] = make([]*Conn, 0, turn)
+		}
 	}
 	b.sent = 0
 	return b

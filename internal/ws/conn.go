@@ -40,7 +40,7 @@ type Conn struct {
 	nc     net.Conn
 	socket net.Conn        // what lies under nc: with TLS, the TCP connection
 	raw    syscall.RawConn // nil: reads and writes take the generic path
-	under  syscall.RawConn // with TLS, the TCP connection's; nil: nothing is known of it
+	under  syscall.RawConn // with TLS, the TCP connection's; nil: nothing is known of it, or it can't be believed
 
 	reader // set before Start, then owned by its goroutine
 

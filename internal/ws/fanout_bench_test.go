@@ -141,10 +141,4 @@ func BenchmarkFanout(b *testing.B) {
 	}
 }
 
-func busy(conns []*Conn) bool {
-	return slices.ContainsFunc(conns, func(c *Conn) bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.busy
-	})
-}
+func busy(conns []*Conn) bool { return slices.ContainsFunc(conns, (*Conn).isBusy) }

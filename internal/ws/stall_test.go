@@ -171,11 +171,19 @@ func frames(t *testing.T, r io.Reader, got func(op byte, payload []byte) bool) {
 // small makes a connection with tiny buffers on both sides.
 func (s *server) small(t *testing.T, secure bool) (net.Conn, *peer) {
 	t.Helper()
-	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 2048) })
-	}}
-	addr := s.Listener.Addr().String()
-	c, err := d.Dial("tcp", addr)
+	size := 2048
+	if secure {
+		size = 20 << 10 // the workers write to nobody who begins with less
+	}
+	return s.raw(t, net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, size) })
+	}}, secure)
+}
+
+// raw makes a connection that does only what the test says.
+func (s *server) raw(t *testing.T, d net.Dialer, secure bool) (net.Conn, *peer) {
+	t.Helper()
+	c, err := d.Dial("tcp", s.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

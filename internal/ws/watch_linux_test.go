@@ -4,6 +4,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,5 +56,30 @@ func TestAWorkerIsNotHeldUpForLong(t *testing.T) {
 	b := make([]byte, 10)
 	if n, err := peer.Read(b); err != nil || string(b[2:n]) != "ok" {
 		t.Errorf("read %q, %v", b[:n], err)
+	}
+}
+
+// TestAPeerThatTakesOnlyCrumbsIsNotWrittenToByAWorker has peers to which a write may wait though their socket is ready.
+func TestAPeerThatTakesOnlyCrumbsIsNotWrittenToByAWorker(t *testing.T) {
+	s := newServer(t, true, nil)
+	for name, c := range map[string]struct {
+		level, option, value int
+		believed             bool
+	}{
+		"ordinary":       {syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1, true},
+		"small segments": {syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 300, false},
+		"small window":   {syscall.SOL_SOCKET, syscall.SO_RCVBUF, 2048, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, p := s.raw(t, net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
+				if failed := raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), c.level, c.option, c.value) }); failed != nil {
+					return failed
+				}
+				return err
+			}}, true)
+			if believed := p.under != nil; believed != c.believed {
+				t.Errorf("its socket is believed: %v", believed)
+			}
+		})
 	}
 }

@@ -131,8 +131,9 @@ const overhead = 512
 
 // watch cuts the connection that the worker has been writing to since the last call. The pinger calls it.
 func (w *worker) watch() {
+	c := w.blocking.Load() // before writes: a write that begins in between is then not taken for the last one
 	writes := w.writes.Load()
-	if c := w.blocking.Load(); c != nil && writes == w.watched {
+	if c != nil && writes == w.watched {
 		c.Abort()
 	}
 	w.watched = writes

@@ -349,8 +349,8 @@ func TestProtocolViolationsAreClosed(t *testing.T) {
 
 func TestSilentPeerIsFound(t *testing.T) {
 	s := newServer(t, false, func(p *Pool, _ *Limits) {
-		p.SetPingInterval(100 * time.Millisecond)
-		p.pings.wait = 100 * time.Millisecond
+		p.SetPingInterval(time.Second)
+		p.pings.wait = 2 * time.Second
 	})
 	s.upgrade(t, nil) // answers no ping
 	dead := <-s.peers
