@@ -54,10 +54,8 @@ func (c *Conn) Start() {
 	if closing {
 		c.pool.pings.expire(c, time.Now().Add(closeWait)) // it was closed before it could have a deadline
 	}
-	select {
-	case <-c.pool.stop:
-		c.Abort() // too late for the pool to do it
-	default:
+	if c.pool.aborted.Load() {
+		c.Abort()
 	}
 	go c.listen()
 }
