@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyrooms/caddy-rooms/internal/metrics"
 )
 
@@ -177,3 +179,47 @@ type toldEnd struct {
 }
 
 func (o toldEnd) Ended(int, error) { close(o.ended) }
+
+// fragile is an owner that panics.
+type fragile struct {
+	mute
+	ended chan error
+}
+
+func (fragile) Receive(Message) { panic("in Receive") }
+
+func (o fragile) Ended(_ int, err error) {
+	o.ended <- err
+	panic("in Ended")
+}
+
+// TestAPanicEndsOneConnectionOnce has the owner panic wherever the reader calls it.
+func TestAPanicEndsOneConnectionOnce(t *testing.T) {
+	pool := NewPool(zap.NewNop(), metrics.New("test"), time.Hour)
+	defer pool.Close()
+	var limits atomic.Pointer[Limits]
+	limits.Store(&Limits{MaxFrame: 1000, SendQueue: 1 << 20, WriteTimeout: time.Second})
+	for name, input := range map[string][]byte{
+		"whole":      frameOf(finText, []byte("a")),
+		"fragments":  append(frameOf(opText, []byte("a")), frameOf(0x80, []byte("b"))...),
+		"compressed": frameOf(finText|deflated, deflate(text(strings.Repeat("a", 600))).Payload()),
+		"too large":  frameOf(finText, make([]byte, 3000)),
+		"none":       frameOf(finPing, nil), // only the end
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := fragile{ended: make(chan error, 10)}
+			nc := &script{rest: append(input, frameOf(finText, []byte("next"))...), step: func() int { return 1 << 20 }}
+			c := &Conn{pool: pool, owner: o, worker: pool.workers[0], limits: &limits, nc: nc, socket: nc, slot: -1, deflates: true}
+			c.Start()
+			if err := within(t, o.ended, "end"); err != nil {
+				t.Errorf("ended with %v", err)
+			}
+			if len(pool.pings.all()) != 0 {
+				t.Error("the connection is not forgotten")
+			}
+			if len(o.ended) > 0 {
+				t.Error("ended again")
+			}
+		})
+	}
+}
