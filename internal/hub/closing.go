@@ -2,12 +2,9 @@ package hub
 
 import (
 	"errors"
-	"io"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
 
@@ -16,6 +13,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
 )
 
 // closeAbnormal is the code of a connection that has ended without a close frame (RFC 6455, section 7.4.1).
@@ -43,22 +41,10 @@ func (s *Session) closing(peerCode int, err error) closing {
 	if frame, ok := errors.AsType[websocket.CloseError](err); ok {
 		return closing{code: peerCode, reason: printable(frame.Reason), by: "client"}
 	}
-	if err == nil || lost(err) {
-		return closing{closeAbnormal, "lost", "network", err}
+	if broken, ok := errors.AsType[ws.Violation](err); ok {
+		return closing{broken.Code, "protocol error", "server", err}
 	}
-	return closing{int(websocket.StatusProtocolError), "protocol error", "server", err}
-}
-
-// lost tells whether a connection has ended with err because it is not there any more.
-func lost(err error) bool {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
-		return true
-	}
-	if _, ok := errors.AsType[net.Error](err); ok {
-		return true
-	}
-	_, ok := errors.AsType[syscall.Errno](err)
-	return ok
+	return closing{closeAbnormal, "lost", "network", err}
 }
 
 // printable returns s without what could steer the terminal of whoever reads the log.

@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
 )
 
 // TestClosing ends connections in all ways there are.
 func TestClosing(t *testing.T) {
-	broken := errors.New("received a frame with a reserved bit")
+	broken, garbage := ws.Violation{Code: 1007}, errors.New("a record of TLS that is none")
 	reset := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
 	for name, test := range map[string]struct {
 		session *Session
@@ -33,7 +35,8 @@ func TestClosing(t *testing.T) {
 		"reset":       {new(Session), 0, reset, closing{1006, "lost", "network", reset}, "1006"},
 		"errno":       {new(Session), 0, syscall.EPIPE, closing{1006, "lost", "network", syscall.EPIPE}, "1006"},
 		"panic":       {new(Session), 0, nil, closing{1006, "lost", "network", nil}, "1006"},
-		"protocol":    {new(Session), 0, broken, closing{1002, "protocol error", "server", broken}, "1002"},
+		"protocol":    {new(Session), 0, broken, closing{1007, "protocol error", "server", broken}, "1007"},
+		"garbage":     {new(Session), 0, garbage, closing{1006, "lost", "network", garbage}, "1006"},
 	} {
 		end := test.session.closing(test.code, test.err)
 		equal(t, name, end, test.want)

@@ -381,7 +381,8 @@ func TestJoinsDoNotWaitForABroadcast(t *testing.T) {
 	bob.Next("ack")
 }
 
-// TestWalk has members come and go at random while a roll is walked, and expects all who are there all the time to be reached exactly once.
+// TestWalk has members come and go at random while a roll is walked, and expects all who are there all the time to be reached exactly once,
+// and who comes not at all.
 func TestWalk(t *testing.T) {
 	for seed := range uint64(50) {
 		random := rand.New(rand.NewPCG(seed, 3))
@@ -393,11 +394,14 @@ func TestWalk(t *testing.T) {
 		for _, m := range r.members.list {
 			stayed[m.membership] = true
 		}
+		came := map[*membership]bool{}
 		for start := true; r.walkSome(&r.members, start, func(m *member) { reached[m.membership]++ }); start = false {
 			for range random.IntN(2 * walkPart) {
 				switch n := len(r.members.list); {
 				case random.IntN(3) == 0:
-					r.members.add(newMembership(r, new(Session), false))
+					m := newMembership(r, new(Session), false)
+					came[m] = true
+					r.members.add(m)
 				case n > 0:
 					m := r.members.list[random.IntN(n)].membership
 					delete(stayed, m)
@@ -408,6 +412,9 @@ func TestWalk(t *testing.T) {
 		for m, n := range reached {
 			if n > 1 {
 				t.Errorf("seed %d: %p was reached %d times", seed, m, n)
+			}
+			if came[m] {
+				t.Errorf("seed %d: %p, who came meanwhile, was reached", seed, m)
 			}
 		}
 		for m := range stayed {

@@ -48,10 +48,14 @@ type member struct {
 
 func (l *roll) has(m *membership) bool { return m.slots[l.which] >= 0 }
 
-// add puts m on the roll, who isn't.
+// add puts m on the roll, who isn't. A walk that is under way passes it by: it may be a session that was reached, has left, and is here again.
 func (l *roll) add(m *membership) {
-	m.slots[l.which] = len(l.list)
-	l.list = append(l.list, member{m, m.session.conn})
+	at := len(l.list)
+	l.list = append(l.list, member{})
+	l.fill(at, l.walked)
+	l.list[l.walked] = member{m, m.session.conn}
+	m.slots[l.which] = l.walked
+	l.walked++
 }
 
 // remove takes m off the roll, who is on it.
@@ -81,7 +85,7 @@ func (l *roll) fill(place, from int) {
 const walkPart = 1024
 
 // walk calls do for the members on a roll, with mu locked for a part of them at a time: whoever comes, goes or changes waits for a part,
-// not for all. Members who come meanwhile may be reached or not. speaking is held.
+// not for all. Members who come meanwhile are not reached. speaking is held.
 func (r *room) walk(l *roll, do func(*member)) {
 	for start := true; r.walkSome(l, start, do); start = false {
 		runtime.Gosched() // to who waits for mu

@@ -23,7 +23,8 @@ type Owner interface {
 	// Receive is called, from the connection's reader, with one message after the other. After Close it may still be called, until the
 	// peer has answered.
 	Receive(Message)
-	// Ended is called once, as the last thing that the reader does. code is the close code that the peer has sent, or 0.
+	// Ended is called once, as the last thing that the reader does. code is the close code that the peer has sent, or 0. err is a
+	// websocket.CloseError, a Violation, what the network has said, or, after a panic, nil.
 	Ended(code int, err error)
 	// Silent is called, from the pool's pinger, when the peer has not answered a ping in time.
 	Silent()

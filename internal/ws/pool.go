@@ -22,6 +22,7 @@ type Pool struct {
 	pings   pinger
 	stop    chan struct{}
 	done    sync.WaitGroup
+	aborted atomic.Bool // nothing may start any more
 
 	batches sync.Pool // of *Batch
 }
@@ -50,8 +51,9 @@ func (p *Pool) start() {
 	p.done.Go(func() { p.pings.run(p) })
 }
 
-// Abort closes the sockets of all connections at once.
+// Abort closes the sockets of all connections at once, and of those that start from now on.
 func (p *Pool) Abort() {
+	p.aborted.Store(true) // first: who starts meanwhile is either seen here or sees this
 	for _, c := range p.pings.all() {
 		c.Abort()
 	}

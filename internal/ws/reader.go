@@ -54,10 +54,8 @@ func (c *Conn) Start() {
 	if closing {
 		c.pool.pings.expire(c, time.Now().Add(closeWait)) // it was closed before it could have a deadline
 	}
-	select {
-	case <-c.pool.stop:
-		c.Abort() // too late for the pool to do it
-	default:
+	if c.pool.aborted.Load() {
+		c.Abort()
 	}
 	go c.listen()
 }
@@ -83,11 +81,9 @@ func (c *Conn) listen() {
 func (c *Conn) guard() {
 	if r := recover(); r != nil {
 		c.pool.panicked("websocket reader", r, c)
-		c.end(errPanic)
+		c.end(nil)
 	}
 }
-
-var errPanic = errors.New("panic")
 
 // end ends the connection from the reader's side: what is queued may still go out, for a while.
 func (c *Conn) end(err error) {
@@ -96,8 +92,8 @@ func (c *Conn) end(err error) {
 	if closed, ok := errors.AsType[websocket.CloseError](err); ok {
 		code = int(closed.Code)
 	}
-	if broken, ok := errors.AsType[violation](err); ok {
-		c.Close(broken.code, "", nil, false)
+	if broken, ok := errors.AsType[Violation](err); ok {
+		c.Close(broken.Code, "", nil, false)
 	}
 	c.discardRead()
 	c.mu.Lock()
@@ -487,12 +483,12 @@ func unmask(b []byte, mask [4]byte) {
 	}
 }
 
-// violation is how a peer has broken the protocol, and the code that it is closed with.
-type violation struct {
-	code int
+// Violation is how a peer has broken the protocol, and the code that it is closed with.
+type Violation struct {
+	Code int
 	what string
 }
 
-func (v violation) Error() string { return "websocket: " + v.what }
+func (v Violation) Error() string { return "websocket: " + v.what }
 
-func protocolError(what string) error { return violation{int(websocket.StatusProtocolError), what} }
+func protocolError(what string) error { return Violation{int(websocket.StatusProtocolError), what} }

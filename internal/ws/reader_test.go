@@ -3,6 +3,7 @@ package ws
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -185,9 +186,67 @@ func TestBrokenCompressionIsAViolation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := hear(pool, c.frame, c.deflates, func() int { return 1 << 20 })
-			broken, ok := errors.AsType[violation](h.end)
-			if !ok || broken.code != c.code || len(h.messages) > 0 {
+			broken, ok := errors.AsType[Violation](h.end)
+			if !ok || broken.Code != c.code || len(h.messages) > 0 {
 				t.Errorf("ended with %v after %q, want code %d", h.end, h.messages, c.code)
+			}
+		})
+	}
+}
+
+// TestWhatAPeerMaySay goes through RFC 6455: what is taken, and with which code the rest is refused.
+func TestWhatAPeerMaySay(t *testing.T) {
+	pool := NewPool(nil, metrics.New("test"), time.Hour)
+	defer pool.Close()
+	closing := func(code int, reason string) []byte {
+		return frameOf(finClose, append([]byte{byte(code >> 8), byte(code)}, reason...))
+	}
+	a, b := frameOf(opText, []byte("a")), frameOf(0x80, []byte("b"))
+	type saying struct {
+		input    []byte
+		messages []string
+		closed   int // by the peer
+		refused  int // by us
+	}
+	sayings := map[string]saying{
+		"pong that nobody asked for":     {input: slices.Concat(frameOf(finPong, []byte("x")), frameOf(finText, nil)), messages: []string{""}},
+		"largest ping":                   {input: slices.Concat(a, frameOf(finPing, make([]byte, 125)), b), messages: []string{"ab"}},
+		"ping that is too large":         {input: frameOf(finPing, make([]byte, 126)), refused: 1002},
+		"empty fragments":                {input: slices.Concat(frameOf(opText, nil), frameOf(opContinuation, nil), frameOf(0x80, nil)), messages: []string{""}},
+		"text in the middle":             {input: slices.Concat(a, frameOf(finText, []byte("c"))), refused: 1002},
+		"binary in the middle":           {input: slices.Concat(a, frameOf(opBinary, []byte("c"))), refused: 1002},
+		"continuation of a whole":        {input: slices.Concat(frameOf(finText, []byte("c")), b), messages: []string{"c"}, refused: 1002},
+		"continuation of what was ended": {input: slices.Concat(a, b, b), messages: []string{"ab"}, refused: 1002},
+		"ping in fragments":              {input: slices.Concat(frameOf(opPing, nil), frameOf(0x80, nil)), refused: 1002},
+		"close in fragments":             {input: frameOf(opClose, nil), refused: 1002},
+		"close without a code":           {input: slices.Concat(frameOf(finClose, nil), frameOf(finText, nil)), closed: 1005},
+		"close with half a code":         {input: frameOf(finClose, []byte{3}), refused: 1002},
+		"close that is too long":         {input: closing(1000, strings.Repeat("x", 124)), refused: 1002},
+		"longest close":                  {input: closing(1000, strings.Repeat("x", 123)), closed: 1000},
+		"close not in UTF-8":             {input: closing(1000, "\xce\xba\xed\xa0\x80"), refused: 1002},
+		"close in the middle":            {input: slices.Concat(a, closing(1001, ""), b), closed: 1001},
+		"length with the highest bit":    {input: []byte{finText, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0}, refused: 1002},
+	}
+	for _, code := range []int{1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4000, 4999} {
+		sayings[fmt.Sprint("close with ", code)] = saying{input: closing(code, "é"), closed: code}
+	}
+	for _, code := range []int{0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535} {
+		sayings[fmt.Sprint("close with ", code)] = saying{input: closing(code, ""), refused: 1002}
+	}
+	for _, op := range []byte{3, 4, 5, 6, 7, 11, 12, 13, 14, 15} {
+		sayings[fmt.Sprint("opcode ", op)] = saying{input: frameOf(0x80|op, nil), refused: 1002}
+	}
+	for name, want := range sayings {
+		t.Run(name, func(t *testing.T) {
+			h := hear(pool, want.input, false, func() int { return 1 << 20 })
+			if !slices.Equal(h.messages, want.messages) {
+				t.Errorf("messages %q, want %q", h.messages, want.messages)
+			}
+			if closed, _ := errors.AsType[websocket.CloseError](h.end); int(closed.Code) != want.closed {
+				t.Errorf("ended with %v, want the peer's close with %d", h.end, want.closed)
+			}
+			if broken, _ := errors.AsType[Violation](h.end); broken.Code != want.refused {
+				t.Errorf("ended with %v, want it refused with %d", h.end, want.refused)
 			}
 		})
 	}
