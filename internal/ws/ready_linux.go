@@ -31,7 +31,7 @@ func writable(fd uintptr) bool {
 	for {
 		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 		n, err := unix.Poll(fds[:], 0)
-		if err != unix.EINTR { //nolint:errorlint // it is an Errno
+		if err != unix.EINTR {
 			return n == 1 && fds[0].Revents&unix.POLLOUT != 0
 		}
 	}
