@@ -41,7 +41,7 @@ func (s *Session) closing(peerCode int, err error) closing {
 	if frame, ok := errors.AsType[websocket.CloseError](err); ok {
 		return closing{code: peerCode, reason: printable(frame.Reason), by: "client"}
 	}
-	if broken, ok := errors.AsType[ws.Violation](err); ok {
+	if broken, ok := errors.AsType[ws.ViolationError](err); ok {
 		return closing{broken.Code, "protocol error", "server", err}
 	}
 	return closing{closeAbnormal, "lost", "network", err}

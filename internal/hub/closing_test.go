@@ -15,7 +15,7 @@ import (
 
 // TestClosing ends connections in all ways there are.
 func TestClosing(t *testing.T) {
-	broken, garbage := ws.Violation{Code: 1007}, errors.New("a record of TLS that is none")
+	broken, garbage := ws.ViolationError{Code: 1007}, errors.New("a record of TLS that is none")
 	reset := &net.OpError{Op: "read", Err: syscall.ECONNRESET}
 	for name, test := range map[string]struct {
 		session *Session

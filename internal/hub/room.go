@@ -134,7 +134,7 @@ func (r *room) add(m *membership, mode wire.Presence, named bool, ack *ws.Frame)
 	s, h := m.session, r.hub
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.conn.Send(ack)
+	defer s.conn.Send(ack) // last, so that who has read it is counted
 	if !r.members.has(m) {
 		if !s.place(m) {
 			return

@@ -24,7 +24,7 @@ type Owner interface {
 	// peer has answered.
 	Receive(Message)
 	// Ended is called once, as the last thing that the reader does. code is the close code that the peer has sent, or 0. err is a
-	// websocket.CloseError, a Violation, what the network has said, or, after a panic, nil.
+	// websocket.CloseError, a ViolationError, what the network has said, or, after a panic, nil.
 	Ended(code int, err error)
 	// Silent is called, from the pool's pinger, when the peer has not answered a ping in time.
 	Silent()

@@ -96,7 +96,7 @@ func inflate(dst, src []byte, limit int) ([]byte, error) {
 		case errors.Is(err, io.EOF):
 			return dst, nil
 		case err != nil:
-			return dst, Violation{int(websocket.StatusInvalidFramePayloadData), "compressed message is broken: " + err.Error()}
+			return dst, ViolationError{int(websocket.StatusInvalidFramePayloadData), "compressed message is broken: " + err.Error()}
 		}
 	}
 }

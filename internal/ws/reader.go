@@ -92,7 +92,7 @@ func (c *Conn) end(err error) {
 	if closed, ok := errors.AsType[websocket.CloseError](err); ok {
 		code = int(closed.Code)
 	}
-	if broken, ok := errors.AsType[Violation](err); ok {
+	if broken, ok := errors.AsType[ViolationError](err); ok {
 		c.Close(broken.Code, "", nil, false)
 	}
 	c.discardRead()
@@ -483,12 +483,14 @@ func unmask(b []byte, mask [4]byte) {
 	}
 }
 
-// Violation is how a peer has broken the protocol, and the code that it is closed with.
-type Violation struct {
+// ViolationError is how a peer has broken the protocol, and the code that it is closed with.
+type ViolationError struct {
 	Code int
 	what string
 }
 
-func (v Violation) Error() string { return "websocket: " + v.what }
+func (v ViolationError) Error() string { return "websocket: " + v.what }
 
-func protocolError(what string) error { return Violation{int(websocket.StatusProtocolError), what} }
+func protocolError(what string) error {
+	return ViolationError{int(websocket.StatusProtocolError), what}
+}

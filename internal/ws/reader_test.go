@@ -186,7 +186,7 @@ func TestBrokenCompressionIsAViolation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := hear(pool, c.frame, c.deflates, func() int { return 1 << 20 })
-			broken, ok := errors.AsType[Violation](h.end)
+			broken, ok := errors.AsType[ViolationError](h.end)
 			if !ok || broken.Code != c.code || len(h.messages) > 0 {
 				t.Errorf("ended with %v after %q, want code %d", h.end, h.messages, c.code)
 			}
@@ -245,7 +245,7 @@ func TestWhatAPeerMaySay(t *testing.T) {
 			if closed, _ := errors.AsType[websocket.CloseError](h.end); int(closed.Code) != want.closed {
 				t.Errorf("ended with %v, want the peer's close with %d", h.end, want.closed)
 			}
-			if broken, _ := errors.AsType[Violation](h.end); broken.Code != want.refused {
+			if broken, _ := errors.AsType[ViolationError](h.end); broken.Code != want.refused {
 				t.Errorf("ended with %v, want it refused with %d", h.end, want.refused)
 			}
 		})
