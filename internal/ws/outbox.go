@@ -240,7 +240,7 @@ func (c *Conn) startDrain() {
 		var frames []*Frame
 		var sent Traffic
 		for {
-			frames = c.take(frames[:0], mergeLimit)
+			frames = c.take(frames[:0], drainLimit)
 			if len(frames) == 0 {
 				return
 			}
@@ -261,4 +261,7 @@ func (c *Conn) startDrain() {
 	}()
 }
 
-var mergeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, mergeLimit); return &b }}
+// drainLimit is how many bytes of waiting frames a drain merges: about what the kernel takes at once of a peer that is slow.
+const drainLimit = 16 << 10
+
+var mergeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, drainLimit); return &b }}
