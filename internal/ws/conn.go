@@ -34,33 +34,35 @@ type Owner interface {
 
 // Conn is one accepted WebSocket.
 type Conn struct {
-	pool   *Pool
-	owner  Owner
+	// What a delivery needs comes first, and in so few cache lines as can be: those of many connections are cold each time.
+
+	mu         sync.Mutex
+	partial    bool     // the first of what is taken or pending is the rest of a frame that is partly out; guarded by mu
+	taken      bool     // a writer has taken frames and has not accounted for them yet; guarded by mu
+	busy       bool     // the write side is owned by a worker or a drain; guarded by mu
+	closing    bool     // a close frame is queued: nothing more may be; guarded by mu
+	finished   bool     // the reader is gone: close the socket once nothing is pending; guarded by mu
+	dead       bool     // the socket is closed; guarded by mu
+	overflowed bool     // the owner was told that the queue is full; guarded by mu
+	deflates   bool     // permessage-deflate was negotiated; never changes
+	bytes      int      // of pending and of what a writer has taken; guarded by mu
+	pending    []*Frame // guarded by mu
+
+	raw    syscall.RawConn // nil: reads and writes take the generic path
 	worker *worker
+	out    Traffic   // guarded by mu
+	few    [2]*Frame // where pending begins; guarded by mu
+
+	pool   *Pool
 	limits *atomic.Pointer[Limits]
+	owner  Owner
 	nc     net.Conn
 	socket net.Conn        // what lies under nc: with TLS, the TCP connection
-	raw    syscall.RawConn // nil: reads and writes take the generic path
 	under  syscall.RawConn // with TLS, the TCP connection's; nil: nothing is known of it, or it can't be believed
 
 	reader // set before Start, then owned by its goroutine
 
-	deflates bool // permessage-deflate was negotiated; never changes
-
 	lastRead atomic.Int64 // Unix nanoseconds
-
-	mu       sync.Mutex
-	pending  []*Frame // guarded by mu, as all below
-	bytes    int      // of pending and of what a writer has taken
-	partial  bool     // the first of what is taken or pending is the rest of a frame that is partly out
-	taken    bool     // a writer has taken frames and has not accounted for them yet
-	busy     bool     // the write side is owned by a worker or a drain
-	closing  bool     // a close frame is queued: nothing more may be
-	finished bool     // the reader is gone: close the socket once nothing is pending
-	dead     bool     // the socket is closed
-	out      Traffic
-
-	overflowed bool // the owner was told that the queue is full
 
 	// Guarded by pinger.mu.
 	bucket, slot int

@@ -72,6 +72,9 @@ const frameCost = 48
 
 // queue appends f and reports whether the caller must hand the connection to its worker. c.mu is held.
 func (c *Conn) queue(f *Frame) (start bool) {
+	if c.pending == nil {
+		c.pending = c.few[:0]
+	}
 	c.pending = append(c.pending, f)
 	c.bytes += len(f.bytes) + frameCost
 	start = !c.busy
