@@ -79,8 +79,8 @@ func newServer(t *testing.T, secure bool, configure func(*Pool, *Limits)) *serve
 			return
 		}
 		p.Conn = c
-		s.peers <- p
 		s.ended.Add(1)
+		s.peers <- p
 		c.Start()
 	})
 	if secure {
