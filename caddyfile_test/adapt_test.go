@@ -18,6 +18,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/caddyrooms/caddy-rooms/module"
+	_ "github.com/caddyrooms/caddy-rooms/sqlite"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -138,7 +138,7 @@ func showConnections(w http.ResponseWriter, r *http.Request, h *sharedHub, _ str
 	}{adminConnections(connections), nextPage(next)})
 }
 
-// adminUser is a user. What only those have who are online is left out for others.
+// adminUser is a user. What is not known of one who is not online is left out.
 type adminUser struct {
 	User        string            `json:"user"`
 	Online      bool              `json:"online"`
@@ -147,9 +147,13 @@ type adminUser struct {
 	Conns       int               `json:"conns,omitempty"`
 	Since       int64             `json:"since,omitempty"`
 	LastSeen    int64             `json:"last_seen,omitempty"`
+	Device      string            `json:"device,omitempty"` // the last one
+	Source      hub.Source        `json:"source"`
 	Connections []adminConnection `json:"connections"`
 	Next        *string           `json:"next,omitempty"` // in the list of connections
 	Degraded    bool              `json:"degraded,omitempty"`
+	Stale       bool              `json:"stale,omitempty"`
+	AsOf        int64             `json:"as_of,omitempty"`
 }
 
 func showUser(w http.ResponseWriter, r *http.Request, h *sharedHub, id string) error {
@@ -168,6 +172,7 @@ func showUser(w http.ResponseWriter, r *http.Request, h *sharedHub, id string) e
 	}
 	return writeAdmin(w, http.StatusOK, adminUser{
 		User: id, Online: u.Online, Status: u.Status, Devices: u.Devices, Conns: u.Conns, Since: u.Since, LastSeen: u.LastSeen,
-		Connections: adminConnections(u.Connections), Next: nextPage(u.Next), Degraded: u.Degraded,
+		Connections: adminConnections(u.Connections), Next: nextPage(u.Next),
+		Device: u.Device, Source: u.Source, Degraded: u.Degraded, Stale: u.AsOf != 0, AsOf: u.AsOf,
 	})
 }

@@ -131,14 +131,14 @@ func TestAdminShows(t *testing.T) {
 	same(t, "a room with nobody", look(t, c, "/rooms/default/rooms/%2E%2E"), `{"room":"..","count":0,"connections":0,"members":[],"next":null}`)
 
 	user := look(t, c, "/rooms/default/users/ann")
-	same(t, "user", user, `{"user":"ann","online":true,"status":"online","devices":["desk","phone"],"conns":2,"connections":[
+	same(t, "user", user, `{"user":"ann","online":true,"source":"memory","status":"online","devices":["desk","phone"],"conns":2,"connections":[
 		{"rooms":["team/red"]},{"rooms":["team/red"]}]}`, "since", "last_seen", "conn", "device")
 	if user["since"].(float64) < 1e12 || user["last_seen"].(float64) < user["since"].(float64) {
 		t.Errorf("user: %v", user)
 	}
-	same(t, "a user with a slash", look(t, c, "/rooms/default/users/b%2Fb"), `{"user":"b/b","online":true,"status":"online","devices":[],"conns":1,
+	same(t, "a user with a slash", look(t, c, "/rooms/default/users/b%2Fb"), `{"user":"b/b","online":true,"source":"memory","status":"online","devices":[],"conns":1,
 		"connections":[{"conn":"`+bob.Conn+`","rooms":["den","team/red"]}]}`, "since", "last_seen")
-	same(t, "a user who is away", look(t, c, "/rooms/default/users/cid"), `{"user":"cid","online":false,"connections":[]}`)
+	same(t, "a user who is away", look(t, c, "/rooms/default/users/cid"), `{"user":"cid","online":false,"source":"memory","connections":[]}`)
 
 	same(t, "connections", look(t, c, "/rooms/default/connections?user=ann&room=team/red&limit=1000"), `{"connections":[
 		{"user":"ann","rooms":["team/red"]},{"user":"ann","rooms":["team/red"]}],"next":null}`, "since", "conn", "device")
@@ -251,9 +251,9 @@ func TestAdminAcrossInstances(t *testing.T) {
 	same(t, "a room of the other instance", look(t, a, "/rooms/default/rooms/team%2Fred"), `{"room":"team/red","count":1,"connections":0,
 		"members":[{"user":"bob","status":"online","state":{},"conns":1}],"next":null}`, "since")
 	a.Wait("both connections of ann to be known", func() bool { return look(t, a, "/rooms/default/users/ann")["conns"] == 2.0 })
-	same(t, "a user on both", look(t, a, "/rooms/default/users/ann"), `{"user":"ann","online":true,"status":"online","devices":[],"conns":2,
+	same(t, "a user on both", look(t, a, "/rooms/default/users/ann"), `{"user":"ann","online":true,"source":"redis","status":"online","devices":[],"conns":2,
 		"connections":[{"conn":"`+ann.Conn+`","rooms":["lobby"]}]}`, "since", "last_seen")
-	same(t, "a user of the other instance", look(t, a, "/rooms/default/users/bob"), `{"user":"bob","online":true,"status":"online","devices":[],"conns":1,
+	same(t, "a user of the other instance", look(t, a, "/rooms/default/users/bob"), `{"user":"bob","online":true,"source":"redis","status":"online","devices":[],"conns":1,
 		"connections":[]}`, "since", "last_seen")
 
 	same(t, "publish", post(t, a, "/rooms/default/publish", `{"room":"lobby","event":"notice","data":{"text":"noon"}}`), `{"room":"lobby"}`)

@@ -1,6 +1,7 @@
 package module
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ type App struct {
 	events   *caddyevents.App
 	handlers map[hubKey][]*Handler
 	redis    map[string]redisIdentity // by the name of the hub
+	database map[hubKey]string        // the names of presence databases
 	shown    []*metrics.Hub           // the metrics that are to be shown
 }
 
@@ -40,7 +42,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision waits for the configuration to be live.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.handlers, a.redis = make(map[hubKey][]*Handler), make(map[string]redisIdentity)
+	a.handlers, a.redis, a.database = make(map[hubKey][]*Handler), make(map[string]redisIdentity), make(map[hubKey]string)
 	events, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("getting events app: %w", err)
@@ -85,19 +87,25 @@ func (a *App) activate() {
 		for i, h := range handlers {
 			bindings[i] = h.binding()
 		}
-		for i, e := range shared.Bind(bindings) {
+		endpoints := shared.Bind(bindings)
+		shared.useDatabase(a.database[shared.key])
+		shared.tell(handlers)
+		for i, e := range endpoints {
 			handlers[i].activate(e)
 		}
 	}
 }
 
-// add takes a handler in. Handlers of one hub must agree on its Redis.
+// add takes a handler in. Handlers of one hub must agree on its Redis, and those that have a presence database on that.
 func (a *App) add(h *Handler, key hubKey) error {
 	if other, ok := a.redis[key.name]; ok && other != key.redis {
 		return fmt.Errorf("two rooms handlers name the hub %q but not the same redis (%s, %s): use another hub name or the same redis block",
 			key.name, other, key.redis)
 	}
-	a.redis[key.name] = key.redis
+	if other := a.database[key]; other != "" && h.database != "" && other != h.database {
+		return fmt.Errorf("two rooms handlers name the hub %q but not the same presence database: write it once, or the same twice", key.name)
+	}
+	a.redis[key.name], a.database[key] = key.redis, cmp.Or(h.database, a.database[key])
 	a.handlers[key] = append(a.handlers[key], h)
 	return nil
 }

@@ -69,7 +69,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			ttl        <duration>
 //			coalesce   <duration>
 //			full_up_to <n>
+//			database   <dsn>
 //		}
+//		events [presence] [user] [room] [message]
 //
 //		# rate limits
 //		limit <name> {
@@ -128,6 +130,7 @@ func (h *Handler) parseDirective(d *caddyfile.Dispenser) error {
 		{word: "room", parse: checked(h.parseRoom, h.validateRooms), repeatable: true},
 		{word: "redis", parse: checked(h.parseRedis, func() error { return h.Redis.validate() })},
 		{word: "presence", parse: h.parsePresence},
+		{word: "events", parse: checked(h.parseEvents, h.validateEvents)},
 		{word: "limit", parse: checked(h.parseLimit, h.validateLimits), repeatable: true},
 		{word: "no_default_limits", parse: flag(&h.NoDefaultLimits)},
 		{word: "max_frame", parse: size(&h.MaxFrame, maxFrame)},
@@ -173,7 +176,17 @@ func (h *Handler) parsePresence(d *caddyfile.Dispenser) error {
 		{word: "ttl", parse: duration(&p.TTL, presenceTTL)},
 		{word: "coalesce", parse: duration(&p.Coalesce, presenceCoalesce)},
 		{word: "full_up_to", parse: number(&p.FullUpTo, presenceFullUpTo)},
+		{word: "database", parse: checked(text(&p.Database), p.validateDatabase)},
 	})
+}
+
+// parseEvents parses what is told on Redis channels: all but messages, if nothing is named.
+func (h *Handler) parseEvents(d *caddyfile.Dispenser) error {
+	h.Events = d.RemainingArgs()
+	if len(h.Events) == 0 {
+		h.Events = slices.Clone(defaultEvents)
+	}
+	return nil
 }
 
 // parseLimit parses one rate limit and appends it.

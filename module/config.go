@@ -60,6 +60,12 @@ type Handler struct {
 	// Default: none, the hub is kept in memory, for this process only.
 	Redis *RedisConfig `json:"redis,omitempty"`
 
+	// What other programs are told of as JSON on Redis channels, each change once: `presence`, users who come online and go offline, on
+	// `<key_prefix>:presence:update`; `user`, their status, on `:user:status`; `room`, who joins and leaves which room, on
+	// `:room:event`; `message`, every message that clients send, on `:message:event`. Needs `redis`. What one handler of a hub asks for is told
+	// of the whole hub. Default: empty, nothing.
+	Events []string `json:"events,omitempty"`
+
 	// When presence changes are told, and how. Default: the defaults of its fields.
 	Presence *PresenceConfig `json:"presence,omitempty"`
 
@@ -224,6 +230,13 @@ type PresenceConfig struct {
 	// there are, at most once a second, and read who they are page by page if they want to; names are told again once the room is smaller by
 	// a fifth. The handlers of one hub share the largest of theirs. Default: 500.
 	FullUpTo int `json:"full_up_to,omitempty"`
+
+	// A database in which it is kept who is online and when, on which device and with which status everyone else was seen last, so that it
+	// outlives Redis and all instances: `postgres://user:password@host:port/database`, or, in builds that have
+	// `github.com/caddyrooms/caddy-rooms/sqlite`, `sqlite:/path`. Placeholders are resolved when the config is loaded: write the name, or the
+	// password in it, as `{env.NAME}` or `{file./absolute/path}`, since anything else is part of the config in plain text. All handlers of
+	// one hub that have a database must have the same one. Default: none.
+	Database string `json:"database,omitempty"`
 }
 
 // LimitConfig is one rate limit: so many events in a window for each key. A connection or request over it is

@@ -27,6 +27,7 @@ type handlerState struct {
 	logger   *zap.Logger
 	key      *hubKey // of the hub in use; nil before it was taken from the pool
 	hub      *sharedHub
+	database string // the name of the presence database; "" for none
 	policy   *hub.Policy
 	keys     []hub.Key                     // of the limits whose keys depend on the request
 	endpoint *atomic.Pointer[hub.Endpoint] // filled when the configuration is live
@@ -57,6 +58,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	appModule, err := ctx.App("rooms")
 	if err != nil {
 		return fmt.Errorf("getting rooms app: %w", err)
+	}
+	if h.database, err = h.Presence.database(); err != nil {
+		return err
 	}
 	key := hubKey{name: h.Hub, redis: redis.identity()}
 	app := appModule.(*App)

@@ -64,6 +64,8 @@ type sharedHub struct {
 	cluster ratelimit.Limiter // nil: in memory
 	base    string            // what the keys and channels begin with; empty: in memory
 
+	database string // the name of the presence database; "" for none; used as the configuration is put in force
+
 	shared atomic.Pointer[sharing] // filled when the hub starts, unless it is in memory
 	told   atomic.Bool             // it is known whether Redis is in reach
 

@@ -15,10 +15,13 @@ var modeWords = []string{"single"}
 // defaultRedisURL is used when neither the config nor the environment variable REDIS_URL names a server.
 const defaultRedisURL = "redis://localhost:6379"
 
+// defaultKeyPrefix is what the names of keys and channels begin with when the config does not say it.
+const defaultKeyPrefix = "rooms"
+
 // setDefaults fills in what was left out, except for the URL: what REDIS_URL contains is known only at provision.
 func (r *RedisConfig) setDefaults() {
 	r.Mode = cmp.Or(r.Mode, modeWords[0])
-	r.KeyPrefix = cmp.Or(r.KeyPrefix, "rooms")
+	r.KeyPrefix = cmp.Or(r.KeyPrefix, defaultKeyPrefix)
 	r.Timeout = cmp.Or(r.Timeout, redisTimeout.def)
 }
 

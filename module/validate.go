@@ -2,6 +2,7 @@ package module
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -68,6 +69,7 @@ func (h *Handler) validateConfig() error {
 		h.validateRooms(),
 		h.Redis.validate(),
 		h.validateLimits(),
+		h.validateEvents(),
 		maxFrame.check("max_frame", h.MaxFrame),
 		sendQueue.check("send_queue", h.SendQueue),
 		writeTimeout.check("write_timeout", h.WriteTimeout),
@@ -83,10 +85,14 @@ func (h *Handler) validateConfig() error {
 			presenceGrace.check("presence: grace", p.Grace),
 			presenceTTL.check("presence: ttl", p.TTL),
 			presenceCoalesce.check("presence: coalesce", p.Coalesce),
-			presenceFullUpTo.check("presence: full_up_to", p.FullUpTo))
+			presenceFullUpTo.check("presence: full_up_to", p.FullUpTo),
+			p.validateDatabase())
 	}
 	if err := cmp.Or(checks...); err != nil {
 		return err
+	}
+	if len(h.Events) > 0 && h.Redis == nil {
+		return errors.New("events needs redis: they are told on its channels")
 	}
 	frame, queue := cmp.Or(h.MaxFrame, maxFrame.def), cmp.Or(h.SendQueue, sendQueue.def)
 	if queue < frame {

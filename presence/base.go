@@ -2,6 +2,8 @@ package presence
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"sync"
 	"time"
@@ -13,18 +15,20 @@ import (
 
 // base is what both stores share: this instance's own connections, the rooms that are open, and grace.
 //
-// Lock order: a room's mu, then base.mu. base.mu is a leaf: under it nothing is waited for and nobody is called.
+// Lock order: a room's mu, then base.mu. base.mu is a leaf: under it nothing is waited for, and nobody is called but the archive.
 type base struct {
 	observer Observer
 	log      *zap.Logger
 	shared   shared // the part that is in Redis; nil in Memory
 	clock    func() time.Time
+	boot     string // the name of this instance's life, which is never used again
 
-	mu     sync.Mutex
-	closed bool
-	rooms  map[string]*room
-	conns  map[string]*conn // own connections, those held through their grace included
-	users  map[string]*user // users with an own connection
+	mu      sync.Mutex
+	archive Archive // or nil
+	closed  bool
+	rooms   map[string]*room
+	conns   map[string]*conn // own connections, those held through their grace included
+	users   map[string]*user // users with an own connection
 }
 
 // shared is the store behind the local replicas.
@@ -43,6 +47,8 @@ type shared interface {
 	degraded(r *room) bool
 	// offline queues the end of a connection. base.mu is held and c no longer in base.conns.
 	offline(c *conn)
+	// asserted queues the explicit status of a user with own connections, which the store may not have.
+	asserted(user string)
 }
 
 // conn is an own connection. base.mu guards it.
@@ -50,6 +56,7 @@ type conn struct {
 	Conn
 	rooms small.Map[string, *room] // by name
 	timer *time.Timer              // runs while the connection is held, else nil
+	known bool                     // the shared store has had it
 }
 
 // user is what is known of a user with own connections. base.mu guards it.
@@ -58,13 +65,15 @@ type user struct {
 	held      int                      // connections among them that are held
 	status    string                   // the explicit status, or ""
 	statusVer uint64                   // an older status never replaces a newer one
-	since     int64                    // Unix milliseconds; Memory's
+	came      int64                    // when the first own connection did, Unix milliseconds
 	seen      int64                    // the latest activity, Unix milliseconds
 }
 
 func newBase(opts Options, o Observer) base {
+	var random [6]byte
+	_, _ = rand.Read(random[:]) // never fails
 	return base{
-		observer: o, log: opts.Logger, clock: opts.clock,
+		observer: o, log: opts.Logger, clock: opts.clock, boot: opts.Node + "-" + hex.EncodeToString(random[:]),
 		rooms: map[string]*room{}, conns: map[string]*conn{}, users: map[string]*user{},
 	}
 }
@@ -179,8 +188,11 @@ func (b *base) connect(c Conn) (*conn, *user, error) {
 	}
 	u := b.users[c.User]
 	if u == nil {
-		u = &user{since: b.now()}
+		u = &user{came: b.now()}
 		b.users[c.User] = u
+		if b.archive != nil && !c.Anonymous {
+			b.archive.Came(c.User, c.Device, u.came)
+		}
 	}
 	u.seen = b.now()
 	own := &conn{Conn: c}
@@ -347,6 +359,21 @@ func (b *base) Update(ctx context.Context, name, id string, s State) (degraded b
 		return false, ErrNotMember
 	}
 	return b.await(ctx, r, b.say(r, id, e, s, false)), nil
+}
+
+// archiveStatus tells the archive of an explicit status. base.mu is held.
+func (b *base) archiveStatus(name, status string, ver uint64) {
+	if b.archive == nil {
+		return
+	}
+	if u := b.users[name]; u != nil {
+		for c := range u.conns.Values() {
+			if c.Anonymous {
+				return
+			}
+		}
+	}
+	b.archive.SetStatus(name, status, ver)
 }
 
 // setStatus makes status what a user's own connections say in all their rooms, unless a newer one is known.

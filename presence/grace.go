@@ -13,6 +13,9 @@ func (b *base) Disconnect(id string, hold time.Duration, reason Reason) {
 		b.mu.Unlock()
 		return
 	}
+	if c.timer == nil {
+		b.users[c.User].seen = b.now()
+	}
 	if hold > 0 {
 		if c.timer != nil {
 			c.timer.Stop()
@@ -72,6 +75,9 @@ func (b *base) expire(c *conn, reason Reason) {
 	}
 	if u.conns.Len() == 0 {
 		delete(b.users, c.User)
+		if b.archive != nil && !c.Anonymous {
+			b.archive.Went(c.User, c.Device, u.seen)
+		}
 	}
 	if b.shared != nil {
 		b.shared.offline(c)

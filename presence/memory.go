@@ -43,10 +43,12 @@ func (m *Memory) SetStatus(_ context.Context, name, status string) (degraded boo
 		m.mu.Unlock()
 		return false, ErrClosed
 	}
-	var ver uint64
+	// Higher than that of an earlier process, which the archive may have.
+	ver := uint64(m.clock().UnixMicro())
 	if u := m.users[name]; u != nil {
-		ver = u.statusVer + 1
+		ver = max(ver, u.statusVer+1)
 	}
+	m.archiveStatus(name, status, ver)
 	m.mu.Unlock()
 	m.setStatus(name, ver, status)
 	return false, nil
@@ -84,7 +86,7 @@ func (m *Memory) onlineUser(id string) (o OnlineUser, online bool) {
 		devices = append(devices, c.Device)
 	}
 	o = onlineUser(id, u.status, devices)
-	o.Since, o.LastSeen = u.since, u.seen
+	o.Since, o.LastSeen = u.came, u.seen
 	return o, true
 }
 

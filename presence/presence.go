@@ -98,6 +98,9 @@ type View interface {
 	// Page returns at most limit members whose user id is greater than cursor, fewer if they say much of themselves (128 KiB
 	// in all); limit 0 returns none, only PSeq and Count.
 	Page(cursor string, limit int) Snapshot
+	// Departed returns who has left the room within about an hour and is not back, the latest first, at most [MaxDeparted]. It reaches further
+	// back than this instance has had the room open only with a shared store.
+	Departed() []Departed
 }
 
 // Observer hears what changes. Its methods are called in the order of a room's sequence with the room locked, from
@@ -111,6 +114,8 @@ type Conn struct {
 	ID     string
 	User   string
 	Device string
+	// Anonymous tells that the user is nobody beyond this connection, of whom no archive is told.
+	Anonymous bool
 }
 
 // State is what a connection says of itself in a room. An empty field keeps what there is: on a first join the
@@ -164,12 +169,19 @@ type Store interface {
 
 	// View calls f with the open room locked; false when the room isn't open.
 	View(room string, f func(v View, degraded bool)) bool
-	// User returns a user who is online; false when nobody of that id is.
+	// User returns a user who is online; false when nobody of that id is. An error may also mean that a shared store has lost who is online and
+	// does not have everyone again.
 	User(ctx context.Context, id string) (u OnlineUser, online bool, err error)
 	// Online returns at most limit (1 to 1,000) online users in the order of their ids, after cursor, with the next cursor.
 	Online(ctx context.Context, cursor string, limit int) (users []OnlineUser, next string, err error)
 	// OnlineCount returns how many users are online.
 	OnlineCount(ctx context.Context) (int, error)
+
+	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was
+	// told before, which the caller closes. A store that is closed tells nobody any more, but leaves its archive to the caller too.
+	SetArchive(a Archive) (before Archive)
+	// Seen returns what the archive knows of a user; false when there is nothing, or no archive.
+	Seen(ctx context.Context, id string) (s Seen, known bool, err error)
 
 	// Close gives up all connections of this instance and stops the store's goroutines. Members still in are told as gone
 	// after hold by the instances that stay, unless they are back by then; with hold 0 they leave at once.

@@ -2,12 +2,11 @@ package presence
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -35,11 +34,12 @@ type Redis struct {
 	client  redis.UniversalClient
 	prefix  string
 	keys    keys
-	boot    string // what all names of this instance begin with: node and a random number
 	ttl     time.Duration
 	timeout time.Duration
 
 	reaped, reconciled func() // of the options
+
+	events atomic.Pointer[Events] // never nil
 
 	ctx    context.Context // ends in Close
 	cancel context.CancelFunc
@@ -93,14 +93,11 @@ var _ Store = (*Redis)(nil)
 // that went astray, and makes the store start over.
 func NewRedis(client redis.UniversalClient, opts Options, o Observer) *Redis {
 	opts = opts.withDefaults()
-	var random [6]byte
-	_, _ = rand.Read(random[:]) // never fails
 	s := &Redis{
 		base:    newBase(opts, o),
 		client:  client,
 		prefix:  opts.Prefix,
 		keys:    keys(opts.Prefix),
-		boot:    opts.Node + "-" + hex.EncodeToString(random[:]),
 		ttl:     opts.TTL,
 		timeout: opts.Timeout,
 		reaped:  opts.Reaped, reconciled: opts.Reconciled,
@@ -110,6 +107,7 @@ func NewRedis(client redis.UniversalClient, opts Options, o Observer) *Redis {
 		endLife: func() {},
 	}
 	s.shared = s
+	s.events.Store(new(Events))
 	s.jobs = sync.NewCond(&s.mu)
 	s.iid = s.name(0) // never registered
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -168,9 +166,14 @@ func (s *Redis) Connect(ctx context.Context, c Conn) (status string, degraded bo
 // online queues that an own connection is online. base.mu is held.
 func (s *Redis) online(c *conn) *op {
 	u := s.users[c.User]
-	args := []any{"+", c.ID, c.User, c.Device}
+	var since int64
+	if c.known {
+		since = u.came
+	}
+	args := []any{"+", c.ID, c.User, c.Device, since}
 	if u.status != "" {
-		args = []any{"~", c.ID, c.User, c.Device, strconv.FormatUint(u.statusVer, 10) + "\n" + u.status}
+		args[0] = "~"
+		args = append(args, strconv.FormatUint(u.statusVer, 10)+"\n"+u.status)
 	}
 	return s.push(&op{
 		script: usersScript,
@@ -178,6 +181,9 @@ func (s *Redis) online(c *conn) *op {
 		keys:   []string{s.keys.user(c.User)},
 		args:   args,
 		reply: func(res []any) {
+			s.mu.Lock()
+			c.known = true
+			s.mu.Unlock()
 			text, _ := res[0].(string)
 			ver, status, ok := strings.Cut(text, "\n")
 			if n, err := strconv.ParseUint(ver, 10, 64); ok && err == nil {
@@ -204,6 +210,24 @@ func (s *Redis) offline(c *conn) {
 	})
 }
 
+// asserted implements shared.
+func (s *Redis) asserted(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.assert(user)
+}
+
+// assert puts a user with own connections online once more: the answer holds the explicit status, and brings it to Redis if that has none.
+// base.mu is held.
+func (s *Redis) assert(user string) {
+	if u := s.users[user]; u != nil && s.writable() {
+		for c := range u.conns.Values() {
+			s.online(c)
+			return
+		}
+	}
+}
+
 // SetStatus implements Store.
 func (s *Redis) SetStatus(ctx context.Context, user, status string) (degraded bool, err error) {
 	if err := checkStatus(user, status); err != nil {
@@ -228,13 +252,20 @@ func (s *Redis) SetStatus(ctx context.Context, user, status string) (degraded bo
 
 // pushStatus queues an explicit status. base.mu is held.
 func (s *Redis) pushStatus(user, status string) *op {
-	n := s.statuses
+	n, e := s.statuses, s.events.Load()
 	return s.push(&op{
 		script: statusScript,
 		about:  s.keys.user(user),
 		keys:   []string{s.keys.counters(), s.keys.user(user)},
-		args:   []any{s.iid, s.UsersChannel(), user, status},
-		lost:   func() { s.keepStatus(user, status, n) },
+		args:   []any{s.iid, s.UsersChannel(), user, status, e.Users, e.Head},
+		reply: func(res []any) {
+			if ver, _ := res[0].(int64); ver > 0 {
+				s.mu.Lock()
+				s.archiveStatus(user, status, uint64(ver))
+				s.mu.Unlock()
+			}
+		},
+		lost: func() { s.keepStatus(user, status, n) },
 	})
 }
 
@@ -255,8 +286,9 @@ func (s *Redis) keepStatus(user, status string, n uint64) {
 	}
 	var ver uint64
 	if u := s.users[user]; u != nil {
-		ver = u.statusVer + 1 // Redis will give it a much higher one
+		ver = u.statusVer + 1 // Redis will give it a higher one
 	}
+	s.archiveStatus(user, status, max(ver, uint64(s.clock().UnixMicro())))
 	s.mu.Unlock()
 	s.setStatus(user, ver, status)
 }

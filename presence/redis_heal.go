@@ -63,8 +63,10 @@ func (s *Redis) begin() bool {
 		return false
 	}
 	announce := ""
+	var reset []any
 	if len(stale) > 0 {
 		announce = string(kindReset)
+		reset = s.events.Load().reset()
 	}
 	if err := s.loadScripts(); err != nil {
 		s.warn(err)
@@ -72,7 +74,8 @@ func (s *Redis) begin() bool {
 	}
 	sent := time.Now()
 	lease := []string{s.keys.leases(), s.keys.counters()}
-	dead, err := s.run(s.ctx, registerScript, lease, iid, s.ttl.Milliseconds(), s.UsersChannel(), announce).StringSlice()
+	args := append([]any{iid, s.ttl.Milliseconds(), s.UsersChannel(), announce}, reset...)
+	dead, err := s.run(s.ctx, registerScript, lease, args...).StringSlice()
 	if err != nil {
 		s.warn(err)
 		return false

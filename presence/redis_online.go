@@ -49,10 +49,18 @@ func (s *Redis) User(ctx context.Context, id string) (u OnlineUser, online bool,
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	users, err := s.readUsers(ctx, []string{id})
-	if err != nil || len(users) == 0 {
+	switch {
+	case err != nil:
 		return OnlineUser{}, false, err
+	case len(users) == 1:
+		return users[0], true, nil
 	}
-	return users[0], true, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.healing || !s.writable() || s.users[id] != nil {
+		return OnlineUser{}, false, errRebuilding // what is not there yet says nothing
+	}
+	return OnlineUser{}, false, nil
 }
 
 // readUsers returns those of some users who are online.

@@ -3,7 +3,6 @@ package presence
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -131,7 +130,7 @@ func (s *Redis) readJobs(jobs []job) (failed []job) {
 			again = append(again, jobs[i])
 			continue
 		}
-		s.replace(jobs[i], acked, r.pos, r.rows)
+		s.replace(jobs[i], acked, r)
 	}
 	return again
 }
@@ -157,9 +156,10 @@ func (s *Redis) confirm(n uint64) error {
 
 // replica is what was read of a room: its sequence, and its rows, which may be newer.
 type replica struct {
-	pos  uint64
-	rows map[string]entry
-	err  error
+	pos      uint64
+	departed string // as the scripts write it
+	rows     map[string]entry
+	err      error
 }
 
 // fetch reads rooms in one round trip, and the further pages of large ones in one more each.
@@ -167,9 +167,9 @@ func (s *Redis) fetch(jobs []job) []replica {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	pipe := s.client.Pipeline()
-	seqs, pages := make([]*redis.StringCmd, len(jobs)), make([]*redis.ScanCmd, len(jobs))
+	heads, pages := make([]*redis.SliceCmd, len(jobs)), make([]*redis.ScanCmd, len(jobs))
 	for i, j := range jobs {
-		seqs[i] = pipe.HGet(ctx, s.keys.seq(j.room.name), "p")
+		heads[i] = pipe.HMGet(ctx, s.keys.seq(j.room.name), "p", "d")
 		pages[i] = pipe.HScan(ctx, s.keys.members(j.room.name), 0, "", readPage)
 	}
 	cmds, failed := pipe.Exec(ctx)
@@ -178,14 +178,15 @@ func (s *Redis) fetch(jobs []job) []replica {
 	}
 	replicas := make([]replica, len(jobs))
 	for i, j := range jobs {
-		err := cmp.Or(seqs[i].Err(), failed)
-		if errors.Is(err, redis.Nil) { // a room that never was
-			err = nil
-		}
+		err := cmp.Or(heads[i].Err(), failed)
 		if err == nil {
 			replicas[i].rows, err = s.rows(j.room.name, pages[i])
 		}
-		replicas[i].pos, _ = strconv.ParseUint(seqs[i].Val(), 10, 64)
+		if head := heads[i].Val(); len(head) == 2 {
+			pos, _ := head[0].(string) // nil in a room that never was
+			replicas[i].pos, _ = strconv.ParseUint(pos, 10, 64)
+			replicas[i].departed, _ = head[1].(string)
+		}
 		replicas[i].err = err
 	}
 	return replicas
@@ -213,10 +214,9 @@ func (s *Redis) rows(name string, first *redis.ScanCmd) (map[string]entry, error
 	}
 }
 
-// replace makes rows, which were read at pos or later, the replica of a room, with what came since. acked is the latest own batch that
-// Redis had made before.
-func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
-	r := j.room
+// replace makes what was read the replica of a room, with what came since. acked is the latest own batch that Redis had made before.
+func (s *Redis) replace(j job, acked uint64, read replica) {
+	r, pos, rows := j.room, read.pos, read.rows
 	r.mu.Lock()
 	defer s.unlock(r)
 	st := &r.stream
@@ -258,6 +258,7 @@ func (s *Redis) replace(j job, acked, pos uint64, rows map[string]entry) {
 	}
 	st.pos, st.reading, st.buffer, st.left = pos, false, nil, nil
 	events := r.apply(changes)
+	r.departed.addAll(read.departed)
 	if !r.viewed { // nobody has seen anything else
 		events = nil
 	}

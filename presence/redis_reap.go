@@ -54,6 +54,31 @@ func (s *Redis) buried(iid string, died bool) {
 	}
 	s.reaped()
 	s.log.Info("removed a dead instance", zap.String("dead", iid))
+	s.archiveRemoved(bootOf(iid))
+}
+
+// archiveRemoved tells the archive that an instance has died, unless that is back under a new name.
+func (s *Redis) archiveRemoved(boot string) {
+	s.mu.Lock()
+	a := s.archive
+	s.mu.Unlock()
+	if a == nil || boot == s.boot {
+		return
+	}
+	leases, now, err := s.leases(s.ctx)
+	if err != nil {
+		return // its silence will tell
+	}
+	for iid, ends := range leases {
+		if ends > now && bootOf(iid) == boot {
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.archive == a {
+		a.Removed(boot)
+	}
 }
 
 // reap removes an instance whose lease has ended, with all its connections. Any number of instances may do so at the same time: each
@@ -99,10 +124,10 @@ func (s *Redis) each(ctx context.Context, set string, f func(members []string) e
 }
 
 func (s *Redis) reapRoom(ctx context.Context, dead, room string) error {
-	k := s.keys
+	k, e := s.keys, s.events.Load()
 	keys := []string{k.counters(), k.reasons(), k.roomsOf(dead), k.members(room), k.counts(room), k.seq(room)}
 	for cursor := "0"; ; {
-		next, err := s.run(ctx, reapRoom, keys, dead, room, s.RoomChannel(room), cursor).Text()
+		next, err := s.run(ctx, reapRoom, keys, dead, room, s.RoomChannel(room), cursor, e.Rooms, e.Head).Text()
 		switch {
 		case err != nil:
 			return err
@@ -116,9 +141,9 @@ func (s *Redis) reapRoom(ctx context.Context, dead, room string) error {
 }
 
 func (s *Redis) reapUsers(ctx context.Context, dead string, users []string) error {
-	k := s.keys
+	k, e := s.keys, s.events.Load()
 	keys := []string{k.counters(), k.usersOf(dead), k.online(), k.seen()}
-	args := []any{dead}
+	args := []any{dead, e.Presence, e.Head}
 	for _, user := range users {
 		keys, args = append(keys, k.user(user)), append(args, user)
 	}

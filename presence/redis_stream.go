@@ -124,14 +124,8 @@ func (s *Redis) Lost(channels []string) {
 func (s *Redis) askStatuses() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, u := range s.users {
-		for c := range u.conns.Values() {
-			if !s.writable() {
-				return
-			}
-			s.online(c)
-			break
-		}
+	for user := range s.users {
+		s.assert(user)
 	}
 }
 

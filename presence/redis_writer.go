@@ -20,13 +20,14 @@ const (
 )
 
 var (
-	errDown      = errors.New("presence: Redis is out of reach")
-	errGone      = errors.New("presence: Redis no longer knows this instance")
-	errMismatch  = errors.New("presence: Redis lost writes of this instance")
-	errReordered = errors.New("presence: scripts vanished from Redis and came back in the middle of a pipeline")
-	errOverflow  = errors.New("presence: too many changes wait for Redis")
-	errPaused    = errors.New("presence: this instance did not renew its lease in time")
-	errPanicked  = errors.New("presence: the writer panicked")
+	errDown       = errors.New("presence: Redis is out of reach")
+	errGone       = errors.New("presence: Redis no longer knows this instance")
+	errMismatch   = errors.New("presence: Redis lost writes of this instance")
+	errReordered  = errors.New("presence: scripts vanished from Redis and came back in the middle of a pipeline")
+	errOverflow   = errors.New("presence: too many changes wait for Redis")
+	errPaused     = errors.New("presence: this instance did not renew its lease in time")
+	errRebuilding = errors.New("presence: Redis does not have everything yet")
+	errPanicked   = errors.New("presence: the writer panicked")
 )
 
 // op is one thing in the writer's queue: a call of a script, or a part of one that it makes together with others.
@@ -262,11 +263,12 @@ func (s *Redis) send(ops []*op) error {
 
 // head returns what the scripts are called with that take any number of operations, before what each of these has; nothing for others.
 func (s *Redis) head(script *redis.Script) (keys []string, args []any) {
+	e := s.events.Load()
 	switch script {
 	case changeScript:
-		return []string{s.keys.counters(), s.keys.roomsOf(s.iid)}, []any{s.iid, s.RoomChannel("")}
+		return []string{s.keys.counters(), s.keys.roomsOf(s.iid)}, []any{s.iid, s.RoomChannel(""), e.Rooms, e.Head}
 	case usersScript:
-		return []string{s.keys.counters(), s.keys.usersOf(s.iid), s.keys.online(), s.keys.seen()}, []any{s.iid}
+		return []string{s.keys.counters(), s.keys.usersOf(s.iid), s.keys.online(), s.keys.seen()}, []any{s.iid, e.Presence, e.Head}
 	default:
 		return nil, nil
 	}

@@ -51,6 +51,9 @@ func (v view) Page(cursor string, limit int) Snapshot {
 	return s
 }
 
+// Departed implements View.
+func (v view) Departed() []Departed { return v.room.away() }
+
 // applyOwn changes own connections in the replica of a locked room at once, under a sequence of its own.
 // The changes carry connection ids.
 func (b *base) applyOwn(r *room, changes []change) {
@@ -88,6 +91,11 @@ func (b *base) tell(r *room, seq uint64, events []Event) {
 		return
 	}
 	r.pseq = max(r.pseq+1, seq)
+	for _, e := range events {
+		if e.Op == Leave {
+			r.departed.add(Departed{e.Member.User, e.Member.State, b.now()})
+		}
+	}
 	// A panic would leave the room locked for good.
 	defer b.recovered("presence observer panicked", zap.String("room", r.name))
 	b.observer.PresenceChanged(r.name, Change{PSeq: r.pseq, Count: len(r.users), Events: events})

@@ -38,6 +38,7 @@ type roster struct {
 	users    map[string]*person
 	order    order     // of users
 	arrivals []arrival // since they were last taken
+	departed departed
 }
 
 // person is the sum of a user's connections in a room.

@@ -71,7 +71,7 @@ func TestScriptsAgain(t *testing.T) {
 	}
 	change := func(iid string, stays int, args ...any) ([]string, []any) {
 		return []string{k.counters(), k.roomsOf(iid), k.members("r"), k.counts("r"), k.seq("r")},
-			append([]any{iid, "e:", "r", 1, stays}, args...)
+			append([]any{iid, "e:", "", "", "r", 1, stays}, args...)
 	}
 	user := func(iid string) []string {
 		return []string{k.counters(), k.usersOf(iid), k.online(), k.seen(), k.user("u")}
@@ -93,21 +93,21 @@ func TestScriptsAgain(t *testing.T) {
 	add("register", registerScript, 1, lease, "i", 60000, "users", "")
 	add("register another", registerScript, 1, lease, "j", 60000, "users", "")
 	add("heartbeat", heartbeatScript, 0, lease, "i", 60000)
-	add("online", usersScript, 0, user("i"), "i", "+", "c1", "u", "d")
-	add("online again", usersScript, 0, user("j"), "j", "~", "c2", "u", "d", "7\nknown")
+	add("online", usersScript, 0, user("i"), "i", "", "", "+", "c1", "u", "d", 0)
+	add("online again", usersScript, 0, user("j"), "j", "", "", "~", "c2", "u", "d", 12, "7\nknown")
 	add("touch", touchScript, 0, []string{k.counters(), k.seen()}, "i", "u", "nobody")
-	add("status", statusScript, 1, []string{k.counters(), k.user("u")}, "i", "users", "u", "away")
-	add("status of nobody", statusScript, 0, []string{k.counters(), k.user("nobody")}, "i", "users", "nobody", "away")
+	add("status", statusScript, 1, []string{k.counters(), k.user("u")}, "i", "users", "u", "away", "", "")
+	add("status of nobody", statusScript, 0, []string{k.counters(), k.user("nobody")}, "i", "users", "nobody", "away", "", "")
 	keysOf, args := change("i", 1, 2, "+", "c1", content, "0", "c3", content)
 	add("join", changeScript, 1, keysOf, args...)
 	keysOf, args = change("j", 1, 1, "=", "c2", content, "12", "34")
 	add("join of another", changeScript, 1, keysOf, args...)
 	rooms := []string{k.counters(), k.roomsOf("i"), k.members("r2"), k.counts("r2"), k.seq("r2"), k.members("r3"), k.counts("r3"), k.seq("r3")}
-	add("join of two rooms", changeScript, 2, rooms, "i", "e:", "r2", 2, 1, 2, "+", "c1", content, "0", "c3", content, "r3", 3, 1, 1, "=", "c1", content, "12", "34")
-	add("leave of two rooms", changeScript, 2, rooms, "i", "e:", "r2", 4, 0, 2, "-", "c1", "left", "-", "c3", "left", "r3", 5, 0, 1, "-", "c1", "left")
+	add("join of two rooms", changeScript, 2, rooms, "i", "e:", "", "", "r2", 2, 1, 2, "+", "c1", content, "0", "c3", content, "r3", 3, 1, 1, "=", "c1", content, "12", "34")
+	add("leave of two rooms", changeScript, 2, rooms, "i", "e:", "", "", "r2", 4, 0, 2, "-", "c1", "left", "-", "c3", "left", "r3", 5, 0, 1, "-", "c1", "left")
 	users := []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("v"), k.user("w"), k.user("v")}
-	add("several online", usersScript, 0, users, "i", "+", "c4", "v", "d", "~", "c5", "w", "d", "7\nknown", "+", "c6", "v", "e")
-	add("several offline", usersScript, 0, users, "i", "-", "c4", "v", 1, "-", "c5", "w", 0, "-", "c6", "v", 0)
+	add("several online", usersScript, 0, users, "i", "", "", "+", "c4", "v", "d", 0, "~", "c5", "w", "d", 0, "7\nknown", "+", "c6", "v", "e", 0)
+	add("several offline", usersScript, 0, users, "i", "", "", "-", "c4", "v", 1, "-", "c5", "w", 0, "-", "c6", "v", 0)
 	keysOf, args = change("i", 1, 1, "+", "c1", busy)
 	add("update", changeScript, 1, keysOf, args...)
 	keysOf, args = change("i", 1, 1, "-", "c3", "left")
@@ -115,12 +115,12 @@ func TestScriptsAgain(t *testing.T) {
 	add("retire", retireScript, 0, []string{k.leases(), k.counters(), k.reasons()}, "i", 0, "timeout")
 	add("reap_fence", reapFence, 0, lease, "i")
 	add("reap_room", reapRoom, 1, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")},
-		"i", "r", "e:r", "0")
-	add("reap_users", reapUsers, 0, []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}, "i", "u")
+		"i", "r", "e:r", "0", "", "")
+	add("reap_users", reapUsers, 0, []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}, "i", "", "", "u")
 	add("reap_end", reapEnd, 0, []string{k.leases(), k.reasons(), k.roomsOf("i"), k.usersOf("i")}, "i")
 	keysOf, args = change("j", 0, 1, "-", "c2", "left")
 	add("last leave", changeScript, 1, keysOf, args...)
-	add("offline", usersScript, 0, user("j"), "j", "-", "c2", "u", 0)
+	add("offline", usersScript, 0, user("j"), "j", "", "", "-", "c2", "u", 0)
 
 	for _, s := range steps {
 		if err := s.script.Run(t.Context(), client, s.keys, s.args...).Err(); err != nil {
@@ -162,12 +162,14 @@ func TestFencedWrites(t *testing.T) {
 		"change": func() *redis.Cmd {
 			return changeScript.Run(t.Context(), client,
 				[]string{k.counters(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")},
-				"i", "e:", "r", 1, 1, 1, "+", "c", "u\nonline\n\n{}")
+				"i", "e:", "", "", "r", 1, 1, 1, "+", "c", "u\nonline\n\n{}")
 		},
-		"online":  func() *redis.Cmd { return usersScript.Run(t.Context(), client, user, "i", "+", "c", "u", "") },
-		"offline": func() *redis.Cmd { return usersScript.Run(t.Context(), client, user, "i", "-", "c", "u", 0) },
+		"online": func() *redis.Cmd {
+			return usersScript.Run(t.Context(), client, user, "i", "", "", "+", "c", "u", "", 0)
+		},
+		"offline": func() *redis.Cmd { return usersScript.Run(t.Context(), client, user, "i", "", "", "-", "c", "u", 0) },
 		"status": func() *redis.Cmd {
-			return statusScript.Run(t.Context(), client, []string{k.counters(), k.user("u")}, "i", "users", "u", "busy")
+			return statusScript.Run(t.Context(), client, []string{k.counters(), k.user("u")}, "i", "users", "u", "busy", "", "")
 		},
 		"touch": func() *redis.Cmd {
 			return touchScript.Run(t.Context(), client, []string{k.counters(), k.seen()}, "i", "u")
@@ -198,11 +200,11 @@ func TestReapingTheLiving(t *testing.T) {
 		t.Errorf("reap_fence: %d, %v", n, err)
 	}
 	cursor, err := reapRoom.Run(t.Context(), client,
-		[]string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")}, "i", "r", "e:r", "0").Text()
+		[]string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")}, "i", "r", "e:r", "0", "", "").Text()
 	if err != nil || cursor != "" {
 		t.Errorf("reap_room: %q, %v", cursor, err)
 	}
-	if n, err := reapUsers.Run(t.Context(), client, []string{k.counters(), k.usersOf("i"), k.online(), k.seen()}, "i").Int(); err != nil || n != 0 {
+	if n, err := reapUsers.Run(t.Context(), client, []string{k.counters(), k.usersOf("i"), k.online(), k.seen()}, "i", "", "").Int(); err != nil || n != 0 {
 		t.Errorf("reap_users: %d, %v", n, err)
 	}
 }

@@ -1,4 +1,4 @@
-// Command caddy is a standard Caddy with caddy-rooms in it, for people without xcaddy.
+// Command caddy is a standard Caddy with caddy-rooms and SQLite in it, for people without xcaddy.
 package main
 
 import (
@@ -8,6 +8,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddyrooms/caddy-rooms"
+	// SQLite for presence.
+	_ "github.com/caddyrooms/caddy-rooms/sqlite"
 )
 
 func main() {

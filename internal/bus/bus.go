@@ -33,6 +33,8 @@ type Bus interface {
 	// Publish sends payload to every subscriber of channel, in the order of the calls. It never waits: done, if not nil, is called once with the
 	// outcome, from the calling goroutine or the bus's publishing goroutine, and must not block. The bus keeps payload until then.
 	Publish(channel string, payload []byte, done func(error))
+	// Tell publishes payload for other programs: no instance misses what gets lost of it. It never waits; the bus keeps payload.
+	Tell(channel string, payload []byte)
 	// Close sends what was published before, as far as that is possible now, and stops the bus. Later publishes end with ErrClosed.
 	Close() error
 }
@@ -52,6 +54,9 @@ func (Local) Publish(_ string, _ []byte, done func(error)) {
 		done(nil)
 	}
 }
+
+// Tell implements Bus.
+func (Local) Tell(string, []byte) {}
 
 // Close implements Bus.
 func (Local) Close() error { return nil }

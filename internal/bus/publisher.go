@@ -33,7 +33,6 @@ type publisher struct {
 	logger      *zap.Logger
 	maxMessages int
 	maxBytes    int
-	control     string
 	lossNotice  []byte
 	lossChannel string
 	dropped     func()
@@ -51,12 +50,12 @@ type publication struct {
 	channel string
 	payload []byte
 	done    func(error)
+	told    bool // no instance misses it if it gets lost
 }
 
 func (m publication) size() int { return len(m.channel) + len(m.payload) }
 
-func (p *publisher) publish(channel string, payload []byte, done func(error)) {
-	m := publication{channel: channel, payload: payload, done: done}
+func (p *publisher) publish(m publication) {
 	p.mu.Lock()
 	err := p.enqueue(m)
 	p.mu.Unlock()
@@ -218,7 +217,7 @@ func (p *publisher) takeNotices() []publication {
 }
 
 func (p *publisher) finish(m publication, outcome error) {
-	if outcome != nil && m.channel != p.control {
+	if outcome != nil && !m.told {
 		p.miss(m, outcome)
 	}
 	if m.done == nil {

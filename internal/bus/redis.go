@@ -66,7 +66,6 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 		logger:      logger,
 		maxMessages: cmp.Or(opts.MaxMessages, DefaultMaxMessages),
 		maxBytes:    cmp.Or(opts.MaxBytes, DefaultMaxBytes),
-		control:     opts.Control,
 		lossNotice:  opts.LossNotice,
 		lossChannel: opts.LossChannel,
 		dropped:     opts.Dropped,
@@ -74,7 +73,7 @@ func NewRedis(db *redisdb.DB, receiver Receiver, logger *zap.Logger, opts RedisO
 	b.publisher.queue = batch.New(b.publisher.sendAll)
 	b.subscriber = &subscriber{
 		db:       db,
-		publish:  b.publisher.publish,
+		tell:     b.publisher.publish,
 		receiver: receiver,
 		logger:   logger,
 		control:  opts.Control,
@@ -100,7 +99,12 @@ func (b *Redis) Unsubscribe(channel string) { b.subscriber.unsubscribe(channel) 
 
 // Publish implements [Bus].
 func (b *Redis) Publish(channel string, payload []byte, done func(error)) {
-	b.publisher.publish(channel, payload, done)
+	b.publisher.publish(publication{channel: channel, payload: payload, done: done})
+}
+
+// Tell implements [Bus].
+func (b *Redis) Tell(channel string, payload []byte) {
+	b.publisher.publish(publication{channel: channel, payload: payload, told: true})
 }
 
 // Close implements [Bus]. It waits for Redis no longer than the timeout of the DB. Close must not be called from the Receiver or from a

@@ -34,7 +34,7 @@ var (
 // it; read, one for each connection, reads.
 type subscriber struct {
 	db       *redisdb.DB
-	publish  func(channel string, payload []byte, done func(error))
+	tell     func(publication)
 	receiver Receiver
 	logger   *zap.Logger
 	control  string
@@ -159,12 +159,12 @@ type probe struct {
 
 func (s *subscriber) probe() *probe {
 	p := new(probe)
-	s.publish(s.control, nil, func(err error) {
+	s.tell(publication{channel: s.control, told: true, done: func(err error) {
 		if err == nil {
 			now := time.Now()
 			p.acceptedAt.Store(&now)
 		}
-	})
+	}})
 	return p
 }
 

@@ -86,6 +86,8 @@ type Hub struct {
 	fullUpTo   atomic.Int64  // members of a room; 0: no bound
 	countEvery time.Duration // between two counts of a crowded room; another one in tests
 
+	messageEvents atomic.Pointer[messageEvents] // nil: nobody is told
+
 	members  atomic.Int64 // of all rooms, connections
 	occupied atomic.Int64 // rooms with members
 
@@ -100,6 +102,7 @@ type Hub struct {
 	mu        sync.RWMutex
 	rooms     map[string]*room // guarded by mu
 	endpoints []*Endpoint      // guarded by mu
+	archive   presence.Archive // or nil; guarded by mu
 }
 
 // New returns a hub that does nothing until it is bound.
@@ -178,10 +181,36 @@ func (h *Hub) Close(exit <-chan struct{}) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), CloseTime)
 	defer cancel()
-	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Bus.Close())
+	archived := make(chan error, 1)
+	go func() { archived <- h.closeArchive(ctx, h.backend.Store.SetArchive(nil)) }()
+	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Bus.Close(), <-archived)
 	h.unwatched()
 	h.pool.Close()
 	return err
+}
+
+// Archive has the presence store tell a from now on, nobody if it is nil, and closes the archive before, for which it does not wait. The hub
+// must be bound.
+func (h *Hub) Archive(a presence.Archive) {
+	before := h.backend.Store.SetArchive(a)
+	h.mu.Lock()
+	h.archive = a
+	h.mu.Unlock()
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), CloseTime)
+		defer cancel()
+		if err := h.closeArchive(ctx, before); err != nil {
+			h.logger.Warn("closing presence database", zap.Error(err))
+		}
+	}()
+}
+
+func (h *Hub) closeArchive(ctx context.Context, a presence.Archive) error {
+	defer h.recovered(nil)
+	if a == nil {
+		return nil
+	}
+	return a.Close(ctx)
 }
 
 // CloseTime is what closing a hub takes at most besides its drain and the time that places are kept.
@@ -207,10 +236,17 @@ func (h *Hub) keepPlaces(exit <-chan struct{}) time.Duration {
 // gauges returns how things stand, for the metrics.
 func (h *Hub) gauges() metrics.Gauges {
 	o := h.Occupancy()
-	return metrics.Gauges{
+	h.mu.RLock()
+	archive := h.archive
+	h.mu.RUnlock()
+	g := metrics.Gauges{
 		Connections: o.Connections, Rooms: o.Rooms, Members: o.Members, OutboxBytes: h.pool.Waiting(),
-		Shared: h.backend.Shared, RedisUp: h.backend.Up != nil && h.backend.Up(),
+		Shared: h.backend.Shared, RedisUp: h.backend.Up != nil && h.backend.Up(), Archived: archive != nil,
 	}
+	if archive != nil {
+		g.DatabaseUp, g.DatabaseRows = archive.Health()
+	}
+	return g
 }
 
 // DrainTime is how long it takes at most to send all clients away: they have a moment to answer also when all are closed at once.

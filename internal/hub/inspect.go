@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
@@ -144,30 +146,74 @@ func (h *Hub) ConnectionsOf(user, room, after string, limit int) (connections []
 	return connections, next
 }
 
+// Source is where something is known from.
+type Source string
+
+// Memory is this instance's own, Redis that of all instances, Database what outlives both.
+const (
+	SourceMemory   Source = "memory"
+	SourceRedis    Source = "redis"
+	SourceDatabase Source = "database"
+)
+
 // UserInfo is a user on all instances.
 type UserInfo struct {
-	presence.OnlineUser // empty unless Online
+	presence.OnlineUser        // of who is not Online: LastSeen and Status if Source is the database, else nothing
+	Device              string // the last one of who is not Online, if Source is the database
 	Online              bool
 	Connections         []Connection // those here, the first of them
 	Next                string       // where the following page of connections starts; empty: these are all
-	Degraded            bool         // only the connections here are known, and no status
+	Source              Source
+	Degraded            bool  // the shared store is out of reach, or does not have everything again
+	AsOf                int64 // of what the database knows of other instances while Degraded: when it was true, Unix milliseconds; else 0
 }
 
 // User returns what is known of a user, with at most limit connections.
 func (h *Hub) User(ctx context.Context, id string, limit int) (u UserInfo, err error) {
-	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	ask, cancel := context.WithTimeout(ctx, h.opts.Timeout)
 	defer cancel()
-	u.OnlineUser, u.Online, err = h.backend.Store.User(ctx, id)
+	u.Source = SourceMemory
+	if h.backend.Shared {
+		u.Source = SourceRedis
+	}
+	u.OnlineUser, u.Online, err = h.backend.Store.User(ask, id)
 	if errors.Is(err, presence.ErrInvalid) || errors.Is(err, presence.ErrClosed) {
 		return u, err
 	}
 	if err != nil {
-		u.Degraded = true
+		u.Degraded, u.Source = true, SourceMemory
 		all, _ := h.ConnectionsOf(id, "", "", math.MaxInt)
 		u.OnlineUser, u.Online = seenHere(id, all)
 	}
 	u.Connections, u.Next = h.ConnectionsOf(id, "", "", limit)
+	if !u.Online {
+		h.addSeen(ctx, &u, id)
+	}
 	return u, nil
+}
+
+// addSeen adds what the database knows of a user who is not online, or, while the shared store is degraded, not here.
+func (h *Hub) addSeen(ctx context.Context, u *UserInfo, id string) {
+	ctx, cancel := context.WithTimeout(ctx, h.opts.Timeout)
+	defer cancel()
+	seen, known, err := h.backend.Store.Seen(ctx, id)
+	if err != nil {
+		h.logger.Debug("reading the presence database", zap.Error(err))
+	}
+	if err != nil || !known {
+		return
+	}
+	u.Source = SourceDatabase
+	u.OnlineUser = presence.OnlineUser{User: id, Status: seen.Status, LastSeen: seen.LastSeen}
+	u.Device = seen.Device
+	if !u.Degraded {
+		return // that he is not online is certain
+	}
+	u.AsOf = seen.AsOf
+	if seen.Online {
+		u.Online, u.Since = true, seen.Since
+		u.Status = cmp.Or(seen.Status, presence.DefaultStatus)
+	}
 }
 
 // seenHere sums up the connections of a user on this instance.

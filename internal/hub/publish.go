@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"slices"
 	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
@@ -17,6 +18,22 @@ func (h *Hub) MaxMessage() int {
 func (h *Hub) Publish(room, event string, data []byte) (degraded bool) {
 	b := wire.AppendMessage(ws.Buffer(len(data)+len(room)+len(event)+128), room, event, data, nil, time.Now().UnixMilli())
 	return h.outcome(func(done func(error)) { h.send(h.room(room), room, b, nil, done) })
+}
+
+// messageEvents is where other programs hear of messages.
+type messageEvents struct {
+	channel string
+	head    []byte // a JSON object that is not closed and has a member
+}
+
+// TellMessages has each message of this instance's clients, and of Publish, also published on a channel for other programs, from now on: its
+// frame, whose members come behind those of head, a JSON object that is not closed. "" has it end.
+func (h *Hub) TellMessages(channel, head string) {
+	if channel == "" {
+		h.messageEvents.Store(nil)
+		return
+	}
+	h.messageEvents.Store(&messageEvents{channel, []byte(head)})
 }
 
 // outcome waits for what becomes of a publish to the other instances, no longer than for any call of a shared store. Degraded tells that they
@@ -43,6 +60,9 @@ func (h *Hub) send(r *room, name string, b []byte, except *ws.Conn, done func(er
 	switch {
 	case h.backend.Shared:
 		h.backend.Bus.Publish(h.channel(name), h.instancePayload(b[ws.Headroom:]), done)
+		if e := h.messageEvents.Load(); e != nil {
+			h.backend.Bus.Tell(e.channel, slices.Concat(e.head, []byte{','}, b[ws.Headroom+1:]))
+		}
 	case done != nil:
 		done(nil)
 	}

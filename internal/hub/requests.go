@@ -255,6 +255,9 @@ func (s *Session) members(req *wire.Request) {
 	s.hub.backend.Store.View(req.Room, func(v presence.View, degraded bool) {
 		page := v.Page(req.Cursor, wire.MaxPage)
 		a.Snapshot, a.Degraded = &page, degraded
+		if req.Recent {
+			a.Recent = v.Departed()
+		}
 		m.room.answer(m, req.Cursor == "", s.frame(&a))
 	})
 }

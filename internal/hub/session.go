@@ -197,7 +197,9 @@ func (s *Session) begin(autoJoin []string) {
 		s.close(wire.CloseRestart, "restart", false) // it came in too late to be closed with the others
 	}
 	ctx, cancel := s.hub.context()
-	_, _, err := s.hub.backend.Store.Connect(ctx, presence.Conn{ID: s.id, User: s.user, Device: s.device})
+	_, _, err := s.hub.backend.Store.Connect(ctx, presence.Conn{
+		ID: s.id, User: s.user, Device: s.device, Anonymous: s.anonymous,
+	})
 	cancel()
 	if err != nil {
 		s.hub.logger.Error("recording connection", zap.String("conn", s.id), zap.Error(err))

@@ -28,6 +28,8 @@ type Hub struct {
 	Reaps           prometheus.Counter // dead instances whose members this one has removed
 	Reconciliations prometheus.Counter // times that everything of this instance was written to Redis again, and rooms were read again
 
+	DroppedDatabase prometheus.Counter // rows for the presence database
+
 	limits     *prometheus.CounterVec
 	closes     *prometheus.CounterVec
 	roundTrips *prometheus.HistogramVec
@@ -48,10 +50,14 @@ type Gauges struct {
 	OutboxBytes int  // that wait to be sent
 	Shared      bool // there is a Redis
 	RedisUp     bool // and it can be reached
+
+	Archived     bool // there is a presence database
+	DatabaseUp   bool // and it can be reached
+	DatabaseRows int  // that wait to be written
 }
 
 type gaugeDescs struct {
-	connections, rooms, members, outboxBytes, redisUp *prometheus.Desc
+	connections, rooms, members, outboxBytes, redisUp, databaseUp, databaseRows *prometheus.Desc
 }
 
 var hubs = struct {
@@ -114,6 +120,7 @@ func New(hub string) *Hub {
 	h.Joins, h.Updates, h.Leaves = events.WithLabelValues("join"), events.WithLabelValues("update"), events.WithLabelValues("leave")
 	h.Reaps = counter("reaps_total", "Dead instances whose members were removed by this one.")
 	h.Reconciliations = counter("reconciliations_total", "Times that this instance has written its presence to Redis again and read its rooms.")
+	h.DroppedDatabase = counter("database_dropped_total", "Rows that were not written to the presence database because too many waited.")
 	h.limits = counters("limit_decisions_total", "Decisions of rate limits, by outcome: allowed, refused, observed (would have been refused), "+
 		"unavailable (refused without Redis).", "limit", "outcome")
 	h.closes = counters("closes_total", "Connections that have ended, by close code.", "code")
@@ -125,6 +132,9 @@ func New(hub string) *Hub {
 		members:     gauge("members", "Memberships of connections of this instance."),
 		outboxBytes: gauge("outbox_bytes", "Bytes that wait to be sent to clients."),
 		redisUp:     gauge("redis_up", "Whether Redis can be reached."),
+
+		databaseUp:   gauge("database_up", "Whether the presence database can be reached."),
+		databaseRows: gauge("database_rows", "Rows that wait to be written to the presence database."),
 	}
 	return h
 }
@@ -155,7 +165,7 @@ func (h *Hub) Describe(to chan<- *prometheus.Desc) {
 		c.Describe(to)
 	}
 	g := h.gauges
-	for _, d := range []*prometheus.Desc{g.connections, g.rooms, g.members, g.outboxBytes, g.redisUp} {
+	for _, d := range []*prometheus.Desc{g.connections, g.rooms, g.members, g.outboxBytes, g.redisUp, g.databaseUp, g.databaseRows} {
 		to <- d
 	}
 }
@@ -175,7 +185,9 @@ func (h *Hub) Collect(to chan<- prometheus.Metric) {
 		sum.Rooms += g.Rooms
 		sum.Members += g.Members
 		sum.OutboxBytes += g.OutboxBytes
-		sum.Shared, sum.RedisUp = g.Shared, g.RedisUp // the latest hub's: those before it are on their way out
+		sum.DatabaseRows += g.DatabaseRows
+		// The latest hub's: those before it are on their way out.
+		sum.Shared, sum.RedisUp, sum.Archived, sum.DatabaseUp = g.Shared, g.RedisUp, g.Archived, g.DatabaseUp
 	}
 	gauge := func(d *prometheus.Desc, v int) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
@@ -185,12 +197,20 @@ func (h *Hub) Collect(to chan<- prometheus.Metric) {
 	gauge(h.gauges.members, sum.Members)
 	gauge(h.gauges.outboxBytes, sum.OutboxBytes)
 	if sum.Shared {
-		up := 0
-		if sum.RedisUp {
-			up = 1
-		}
-		gauge(h.gauges.redisUp, up)
+		gauge(h.gauges.redisUp, truth(sum.RedisUp))
 	}
+	if sum.Archived {
+		gauge(h.gauges.databaseUp, truth(sum.DatabaseUp))
+		gauge(h.gauges.databaseRows, sum.DatabaseRows)
+	}
+}
+
+// truth is a yes as 1 and a no as 0.
+func truth(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 // Decisions are the counters of one limit; the zero value counts nothing.

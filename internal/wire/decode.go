@@ -36,6 +36,7 @@ type Request struct {
 	Data     []byte // any JSON value; "null" when absent
 	Echo     bool
 	Cursor   string
+	Recent   bool
 }
 
 // Decode decodes one client frame. On an error the request has the ID, if there was a good one, so that the
@@ -135,12 +136,11 @@ func (r *Request) set(key, value []byte) (err *Error) {
 	case "data":
 		r.Data = value
 	case "echo":
-		if value[0] != 't' && value[0] != 'f' {
-			return &Error{BadRequest, `"echo" must be true or false`}
-		}
-		r.Echo = value[0] == 't'
+		r.Echo, err = boolean(key, value)
 	case "cursor":
 		r.Cursor, err = str(key, value)
+	case "recent":
+		r.Recent, err = boolean(key, value)
 	}
 	return err
 }
@@ -189,6 +189,13 @@ func (r *Request) checkMessage() *Error {
 }
 
 var null = []byte("null")
+
+func boolean(key, value []byte) (bool, *Error) {
+	if value[0] != 't' && value[0] != 'f' {
+		return false, &Error{BadRequest, `"` + string(key) + `" must be true or false`}
+	}
+	return value[0] == 't', nil
+}
 
 func str(key, value []byte) (string, *Error) {
 	if value[0] != '"' {

@@ -62,9 +62,10 @@ type Ack struct {
 	ID       []byte // raw JSON; nil for a join that the server made
 	Room     string // empty when the request was about none
 	Snapshot *presence.Snapshot
-	Mode     Presence // how much of Snapshot is told
-	Page     bool     // Snapshot is a page of members, which has a next cursor
-	Unlisted bool     // Snapshot has no members though there are: the next cursor is that of the first page
+	Mode     Presence            // how much of Snapshot is told
+	Page     bool                // Snapshot is a page of members, which has a next cursor
+	Unlisted bool                // Snapshot has no members though there are: the next cursor is that of the first page
+	Recent   []presence.Departed // who has left; told if it is not nil
 	Degraded bool
 }
 
@@ -91,6 +92,7 @@ func AppendAck(dst []byte, a *Ack) []byte {
 			} else if a.Page {
 				dst = append(dst, `,"next":null`...)
 			}
+			dst = appendRecent(dst, a.Recent)
 		}
 		dst = append(dst, '}')
 	}
@@ -98,6 +100,25 @@ func AppendAck(dst []byte, a *Ack) []byte {
 		dst = append(dst, `,"degraded":true`...)
 	}
 	return append(dst, '}')
+}
+
+func appendRecent(dst []byte, recent []presence.Departed) []byte {
+	if recent == nil {
+		return dst
+	}
+	dst = append(dst, `,"recent":[`...)
+	for i, d := range recent {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, `{"user":`...)
+		dst = AppendString(dst, d.User)
+		dst = append(dst, `,"state":`...)
+		dst = append(dst, d.State...)
+		dst = appendInt(dst, `,"last_seen":`, d.At)
+		dst = append(dst, '}')
+	}
+	return append(dst, ']')
 }
 
 func appendMember(dst []byte, m *presence.Member) []byte {

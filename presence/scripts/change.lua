@@ -1,6 +1,6 @@
 -- Changes connections of one instance in some rooms, and tells every instance.
 -- KEYS: counters, rooms of the instance, then for each room: members, users, sequence.
--- ARGV: instance, what a room's channel begins with, then for each room: room, number of the batch, 1 if the instance stays in the
+-- ARGV: instance, what a room's channel begins with, the channel of events or "", what events begin with, then for each room: room, number of the batch, 1 if the instance stays in the
 --   room, how many changes, and these: "+", connection, content: its version is the sequence that the batch gets, if it is news;
 --   "0", connection, content: version 0, if it is news; "=", connection, content, version, since; or "-", connection, reason.
 --   Content is user \n status \n device \n state.
@@ -17,8 +17,14 @@ local t = redis.call('TIME')
 local us = string.sub('00000' .. t[2], -6)
 local now = t[1] .. string.sub(us, 1, 3)
 
+local events = ARGV[3]
+local function tell(event, room, seq, more)
+	-- That nobody may hear of it must not keep it from happening.
+	redis.pcall('PUBLISH', events, string.format('%s,"event":"%s","room":%s%s,"pseq":%s,"ts":%s}', ARGV[4], event, cjson.encode(room), more, seq, now))
+end
+
 local reply = {w}
-local key, arg = 3, 3
+local key, arg = 3, 5
 while key <= #KEYS do
 	local members, users, sequence = KEYS[key], KEYS[key + 1], KEYS[key + 2]
 	local room, changes = ARGV[arg], ARGV[arg + 3]
@@ -32,7 +38,7 @@ while key <= #KEYS do
 		local n = prev + 1
 		seq = string.format('%d%06d', math.floor(n / 1000000), n % 1000000)
 	end
-	local out, entered, left = {}, false, false
+	local out, entered, left, departed = {}, false, false, ''
 	for _ = 1, tonumber(changes) do
 		local op, id = ARGV[arg], iid .. '.' .. ARGV[arg + 1]
 		if op == '-' then
@@ -43,6 +49,15 @@ while key <= #KEYS do
 				redis.call('HDEL', members, id)
 				if redis.call('HINCRBY', users, user, '-1') <= 0 then
 					redis.call('HDEL', users, user)
+					local state = string.match(old, '^%d+\n%d+\n[^\n]*\n[^\n]*\n[^\n]*\n(.*)$')
+					departed = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n' .. departed
+					if events ~= '' then
+						local n = redis.call('HLEN', users)
+						tell('leave', room, seq, string.format(',"user":%s,"reason":"%s","count":%d', cjson.encode(user), reason, n))
+						if n == 0 then
+							tell('vacated', room, seq, '')
+						end
+					end
 				end
 				left = true
 				out[#out + 1] = '-' .. #id .. ' ' .. #reason .. '\n' .. id .. reason
@@ -60,7 +75,17 @@ while key <= #KEYS do
 			local value = ver .. '\n' .. since .. '\n' .. content
 			local news = redis.call('HSETNX', members, id, value) == 1
 			if news then
-				redis.call('HINCRBY', users, string.match(content, '^[^\n]*'), '1')
+				local user = string.match(content, '^[^\n]*')
+				if redis.call('HINCRBY', users, user, '1') == 1 and events ~= '' then
+					local n = redis.call('HLEN', users)
+					local status, device, state = string.match(content, '^[^\n]*\n([^\n]*)\n([^\n]*)\n(.*)$')
+					local restored = op == '=' and ',"restored":true' or ''
+					if n == 1 then
+						tell('occupied', room, seq, restored)
+					end
+					tell('join', room, seq, string.format(',"user":%s,"status":%s,"state":%s,"device":%s,"since":%s,"count":%d%s',
+						cjson.encode(user), cjson.encode(status), state, cjson.encode(device), since, n, restored))
+				end
 				entered = true
 			else
 				local was, old = string.match(redis.call('HGET', members, id), '^%d+\n(%d+)\n(.*)$')
@@ -85,7 +110,12 @@ while key <= #KEYS do
 		reply[#reply + 1] = tonumber(prev or 0)
 		reply[#reply + 1] = 0
 	else
-		redis.call('HSET', sequence, 'p', seq)
+		if departed == '' then
+			redis.call('HSET', sequence, 'p', seq)
+		else
+			departed = departed .. (redis.call('HGET', sequence, 'd') or '')
+			redis.call('HSET', sequence, 'p', seq, 'd', string.match(string.sub(departed, 1, 8192), '^.*\n'))
+		end
 		if left and redis.call('EXISTS', members) == 0 then
 			redis.call('EXPIRE', sequence, 3600)
 		elseif entered then

@@ -1,0 +1,58 @@
+package presence
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// MaxDeparted is how many of those who have left a room are remembered.
+const MaxDeparted = 50
+
+// Departed is a user who has left a room.
+type Departed struct {
+	User  string
+	State string // as it was; a JSON object
+	At    int64  // Unix milliseconds
+}
+
+// departed is who has left a room, each once, in the order of leaving. Some may be back.
+type departed []Departed
+
+// add notes that a user has left.
+func (d *departed) add(who Departed) {
+	if i := slices.IndexFunc(*d, func(o Departed) bool { return o.User == who.User }); i >= 0 {
+		if (*d)[i].At >= who.At {
+			return
+		}
+		*d = slices.Delete(*d, i, i+1)
+	}
+	i, _ := slices.BinarySearchFunc(*d, who.At+1, func(o Departed, at int64) int { return cmp.Compare(o.At, at) })
+	*d = slices.Insert(*d, i, who)
+	if extra := len(*d) - MaxDeparted; extra > 0 {
+		*d = slices.Delete(*d, 0, extra)
+	}
+}
+
+// addAll notes what the scripts have written: lines of time, space, user, tab and state, the latest first.
+func (d *departed) addAll(text string) {
+	for line := range strings.Lines(text) {
+		at, who, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		user, state, ok := strings.Cut(who, "\t")
+		if n, err := strconv.ParseInt(at, 10, 64); ok && err == nil {
+			d.add(Departed{user, state, n})
+		}
+	}
+}
+
+// away returns those who are not back, the latest first.
+func (r *roster) away() []Departed {
+	away := make([]Departed, 0, len(r.departed))
+	for _, d := range slices.Backward(r.departed) {
+		if r.users[d.User] == nil {
+			away = append(away, d)
+		}
+	}
+	return away
+}
