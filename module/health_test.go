@@ -129,8 +129,8 @@ func TestReadyWithoutRedis(t *testing.T) {
 
 	link.Cut()
 	alone(link.URL() + " is out of reach")
-	same(t, "user", look(t, c, "/rooms/default/users/ann"), `{"user":"ann","online":true,"source":"memory","devices":[],"conns":1,
-		"connections":[{"conn":"`+ann.Conn+`","rooms":["lobby"]}],"degraded":true}`, "since")
+	same(t, "user", look(t, c, "/rooms/default/users/ann"), `{"user":"ann","online":true,"source":"memory","status":"online","devices":[],"conns":1,
+		"connections":[{"conn":"`+ann.Conn+`","rooms":["lobby"]}],"degraded":true}`, "since", "last_seen")
 	same(t, "user who is not here", look(t, c, "/rooms/default/users/bob"), `{"user":"bob","online":false,"source":"memory","connections":[],"degraded":true}`)
 	same(t, "room", look(t, c, "/rooms/default/rooms/lobby"), `{"room":"lobby","count":1,"connections":1,
 		"members":[{"user":"ann","status":"online","state":{},"conns":1}],"next":null,"degraded":true}`, "since")

@@ -10,8 +10,11 @@ import (
 // happens on this instance. Came, Went, SetStatus and Removed are called with a lock held, for one user in the order of what happened: they
 // must not block, and must not call the store.
 type Archive interface {
-	// Start is called once, before all others but User and Close. The name of the instance is never used again.
-	Start(instance string, store Archived)
+	// Attach is called once, by the store, before all others but User and Close. The name of the instance is that of the process's life.
+	Attach(instance string, store Archived)
+	// Start begins to write, with everyone who is online. It is called once, after Attach, when an archive that had the same store before is
+	// closed.
+	Start()
 	// Came tells that the first connection of a user on this instance is online since a time, in Unix milliseconds.
 	Came(user, device string, at int64)
 	// Went tells that the last one has ended; the user was connected until that time, in Unix milliseconds.
@@ -54,19 +57,18 @@ type Seen struct {
 	AsOf     int64  // when all this was known to be true
 }
 
-// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that
-// was told before, which the caller closes.
+// SetArchive implements Store.
 func (b *base) SetArchive(a Archive) (before Archive) {
 	b.mu.Lock()
 	before, b.archive = b.archive, a
 	if a != nil {
-		a.Start(b.boot, archived{b})
+		a.Attach(b.boot, archived{b})
 	}
 	b.mu.Unlock()
 	return before
 }
 
-// Seen returns what the archive knows of a user; false when there is nothing, or no archive.
+// Seen implements Store.
 func (b *base) Seen(ctx context.Context, id string) (s Seen, known bool, err error) {
 	if err := checkName("user", id); err != nil {
 		return Seen{}, false, err
@@ -81,6 +83,21 @@ func (b *base) Seen(ctx context.Context, id string) (s Seen, known bool, err err
 		return Seen{}, false, nil
 	}
 	return a.User(ctx, id)
+}
+
+// archiveStatus tells the archive of an explicit status. base.mu is held.
+func (b *base) archiveStatus(name, status string, ver uint64) {
+	if b.archive == nil {
+		return
+	}
+	if u := b.users[name]; u != nil {
+		for c := range u.conns.Values() {
+			if c.Anonymous {
+				return
+			}
+		}
+	}
+	b.archive.SetStatus(name, status, ver)
 }
 
 // archived implements Archived.

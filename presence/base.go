@@ -67,6 +67,7 @@ type user struct {
 	statusVer uint64                   // an older status never replaces a newer one
 	came      int64                    // when the first own connection did, Unix milliseconds
 	seen      int64                    // the latest activity, Unix milliseconds
+	lost      int64                    // when an own connection was lost last, Unix milliseconds
 }
 
 func newBase(opts Options, o Observer) base {
@@ -359,21 +360,6 @@ func (b *base) Update(ctx context.Context, name, id string, s State) (degraded b
 		return false, ErrNotMember
 	}
 	return b.await(ctx, r, b.say(r, id, e, s, false)), nil
-}
-
-// archiveStatus tells the archive of an explicit status. base.mu is held.
-func (b *base) archiveStatus(name, status string, ver uint64) {
-	if b.archive == nil {
-		return
-	}
-	if u := b.users[name]; u != nil {
-		for c := range u.conns.Values() {
-			if c.Anonymous {
-				return
-			}
-		}
-	}
-	b.archive.SetStatus(name, status, ver)
 }
 
 // setStatus makes status what a user's own connections say in all their rooms, unless a newer one is known.

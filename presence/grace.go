@@ -14,7 +14,7 @@ func (b *base) Disconnect(id string, hold time.Duration, reason Reason) {
 		return
 	}
 	if c.timer == nil {
-		b.users[c.User].seen = b.now()
+		b.users[c.User].lost = b.now()
 	}
 	if hold > 0 {
 		if c.timer != nil {
@@ -76,7 +76,7 @@ func (b *base) expire(c *conn, reason Reason) {
 	if u.conns.Len() == 0 {
 		delete(b.users, c.User)
 		if b.archive != nil && !c.Anonymous {
-			b.archive.Went(c.User, c.Device, u.seen)
+			b.archive.Went(c.User, c.Device, u.lost)
 		}
 	}
 	if b.shared != nil {

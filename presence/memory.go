@@ -71,23 +71,8 @@ func (m *Memory) User(_ context.Context, id string) (u OnlineUser, online bool, 
 	if m.closed {
 		return OnlineUser{}, false, ErrClosed
 	}
-	u, online = m.onlineUser(id)
+	u, online = m.here(id)
 	return u, online, nil
-}
-
-// onlineUser returns a user who is online. base.mu is held.
-func (m *Memory) onlineUser(id string) (o OnlineUser, online bool) {
-	u := m.users[id]
-	if u == nil {
-		return OnlineUser{}, false
-	}
-	devices := make([]string, 0, u.conns.Len())
-	for c := range u.conns.Values() {
-		devices = append(devices, c.Device)
-	}
-	o = onlineUser(id, u.status, devices)
-	o.Since, o.LastSeen = u.came, u.seen
-	return o, true
 }
 
 // Online implements Store.
@@ -105,7 +90,7 @@ func (m *Memory) Online(_ context.Context, cursor string, limit int) (users []On
 	defer m.mu.Unlock()
 	users = make([]OnlineUser, 0, len(ids))
 	for _, id := range ids {
-		if u, online := m.onlineUser(id); online { // else gone meanwhile
+		if u, online := m.here(id); online { // else gone meanwhile
 			users = append(users, u)
 		}
 	}
@@ -114,17 +99,6 @@ func (m *Memory) Online(_ context.Context, cursor string, limit int) (users []On
 
 // pageSize holds the size of a page of online users to what is allowed.
 func pageSize(limit int) int { return min(max(limit, 1), 1000) }
-
-// onlineUser sums up a user's connections, given the device of each.
-func onlineUser(id, status string, devices []string) OnlineUser {
-	u := OnlineUser{User: id, Status: status, Conns: len(devices)}
-	if u.Status == "" {
-		u.Status = DefaultStatus
-	}
-	slices.Sort(devices)
-	u.Devices = slices.DeleteFunc(slices.Compact(devices), func(d string) bool { return d == "" })
-	return u
-}
 
 // OnlineCount implements Store.
 func (m *Memory) OnlineCount(context.Context) (int, error) {

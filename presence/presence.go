@@ -169,16 +169,16 @@ type Store interface {
 
 	// View calls f with the open room locked; false when the room isn't open.
 	View(room string, f func(v View, degraded bool)) bool
-	// User returns a user who is online; false when nobody of that id is. An error may also mean that a shared store has lost who is online and
-	// does not have everyone again.
+	// User returns a user who is online; false when nobody of that id is. When a shared store is out of reach, or has lost who is online and does
+	// not have everyone again, that is an error, and the user is as this instance knows it.
 	User(ctx context.Context, id string) (u OnlineUser, online bool, err error)
 	// Online returns at most limit (1 to 1,000) online users in the order of their ids, after cursor, with the next cursor.
 	Online(ctx context.Context, cursor string, limit int) (users []OnlineUser, next string, err error)
 	// OnlineCount returns how many users are online.
 	OnlineCount(ctx context.Context) (int, error)
 
-	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was
-	// told before, which the caller closes. A store that is closed tells nobody any more, but leaves its archive to the caller too.
+	// SetArchive has the store tell a from now on; nil has it tell nobody. It returns the archive that was told before. The caller closes that, and
+	// then starts a. A store that is closed tells nobody any more.
 	SetArchive(a Archive) (before Archive)
 	// Seen returns what the archive knows of a user; false when there is nothing, or no archive.
 	Seen(ctx context.Context, id string) (s Seen, known bool, err error)

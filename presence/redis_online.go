@@ -49,18 +49,16 @@ func (s *Redis) User(ctx context.Context, id string) (u OnlineUser, online bool,
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	users, err := s.readUsers(ctx, []string{id})
-	switch {
-	case err != nil:
-		return OnlineUser{}, false, err
-	case len(users) == 1:
+	if len(users) == 1 {
 		return users[0], true, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.healing || !s.writable() || s.users[id] != nil {
-		return OnlineUser{}, false, errRebuilding // what is not there yet says nothing
+	u, online = s.here(id)
+	if err == nil && (online || s.healing || !s.writable()) {
+		err = errRebuilding // what is not there yet says nothing
 	}
-	return OnlineUser{}, false, nil
+	return u, online, err
 }
 
 // readUsers returns those of some users who are online.

@@ -189,8 +189,8 @@ func (h *Hub) Close(exit <-chan struct{}) error {
 	return err
 }
 
-// Archive has the presence store tell a from now on, nobody if it is nil, and closes the archive before, for which it does not wait. The hub
-// must be bound.
+// Archive has the presence store tell a from now on, nobody if it is nil, closes the archive before, and then starts a. It waits for neither.
+// The hub must be bound.
 func (h *Hub) Archive(a presence.Archive) {
 	before := h.backend.Store.SetArchive(a)
 	h.mu.Lock()
@@ -201,6 +201,9 @@ func (h *Hub) Archive(a presence.Archive) {
 		defer cancel()
 		if err := h.closeArchive(ctx, before); err != nil {
 			h.logger.Warn("closing presence database", zap.Error(err))
+		}
+		if a != nil {
+			a.Start()
 		}
 	}()
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -182,8 +181,6 @@ func (h *Hub) User(ctx context.Context, id string, limit int) (u UserInfo, err e
 	}
 	if err != nil {
 		u.Degraded, u.Source = true, SourceMemory
-		all, _ := h.ConnectionsOf(id, "", "", math.MaxInt)
-		u.OnlineUser, u.Online = seenHere(id, all)
 	}
 	u.Connections, u.Next = h.ConnectionsOf(id, "", "", limit)
 	if !u.Online {
@@ -214,23 +211,4 @@ func (h *Hub) addSeen(ctx context.Context, u *UserInfo, id string) {
 		u.Online, u.Since = true, seen.Since
 		u.Status = cmp.Or(seen.Status, presence.DefaultStatus)
 	}
-}
-
-// seenHere sums up the connections of a user on this instance.
-func seenHere(id string, connections []Connection) (u presence.OnlineUser, online bool) {
-	if len(connections) == 0 {
-		return presence.OnlineUser{}, false
-	}
-	u = presence.OnlineUser{User: id, Devices: []string{}, Conns: len(connections)}
-	for _, c := range connections {
-		if c.Device != "" {
-			u.Devices = append(u.Devices, c.Device)
-		}
-		if since := c.Since.UnixMilli(); u.Since == 0 || since < u.Since {
-			u.Since = since
-		}
-	}
-	slices.Sort(u.Devices)
-	u.Devices = slices.Compact(u.Devices)
-	return u, true
 }

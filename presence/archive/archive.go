@@ -34,6 +34,7 @@ type Options struct {
 	flush time.Duration // rows are gathered for so long; default 2s
 	beat  time.Duration // between two signs of life of the instance; default 15s. After three without, others take it for dead.
 	retry time.Duration // before the database is tried again; default 1s
+	rows  int           // that may wait to be written; default 100,000
 }
 
 // Archive is a [presence.Archive] in a database. Its methods may be called from any goroutine.
@@ -43,16 +44,17 @@ type Archive struct {
 	dialect *dialect
 	db      *sql.DB
 
-	store    presence.Archived // set by Start
-	instance string            // set by Start
+	store    presence.Archived // set by Attach
+	instance string            // set by Attach
 	ctx      context.Context   // ends when Close gives up
 	cancel   context.CancelFunc
 	wake     chan struct{} // of capacity 1: there is something to write
 	closing  chan struct{} // closed by Close
 	done     chan struct{} // closed when the writer has ended
-	closed   sync.Once
 
 	mu      sync.Mutex
+	started bool            // there is a writer; guarded by mu
+	closed  bool            // guarded by mu
 	rows    map[string]*row // to be written, by user; guarded by mu
 	writing map[string]*row // are being written, by user; guarded by mu, the rows by nothing as nobody changes them
 	removed map[string]bool // instances that have died; guarded by mu
@@ -73,9 +75,8 @@ var _ presence.Archive = (*Archive)(nil)
 
 // Bounds of what is written and kept.
 const (
-	maxRows    = 100_000 // that wait to be written
-	batchRows  = 1000    // in one statement
-	maxRemoved = 1000    // instances; those beyond are found by their silence
+	batchRows  = 1000 // in one statement
+	maxRemoved = 1000 // instances; those beyond are found by their silence
 	timeout    = 15 * time.Second
 )
 
@@ -99,11 +100,19 @@ const (
 	gone
 )
 
-// Start implements presence.Archive.
-func (a *Archive) Start(instance string, store presence.Archived) {
+// Attach implements presence.Archive.
+func (a *Archive) Attach(instance string, store presence.Archived) {
 	a.instance, a.store = instance, store
-	a.resync = true
-	go a.write()
+}
+
+// Start implements presence.Archive.
+func (a *Archive) Start() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.started = !a.closed; a.started {
+		a.resync = true
+		go a.write()
+	}
 }
 
 // Came implements presence.Archive.
@@ -147,7 +156,7 @@ func (a *Archive) change(user string, again bool, f func(*row)) {
 	r := a.rows[user]
 	if r == nil {
 		switch {
-		case len(a.rows)+len(a.writing) < maxRows:
+		case len(a.rows)+len(a.writing) < a.opts.rows:
 		case again:
 			a.resync = true
 			return
@@ -179,24 +188,26 @@ func (a *Archive) Health() (up bool, waiting int) {
 
 // Close implements presence.Archive.
 func (a *Archive) Close(ctx context.Context) error {
-	var err error
-	a.closed.Do(func() {
-		close(a.closing)
-		stop := context.AfterFunc(ctx, a.cancel)
-		defer stop()
-		if a.store != nil {
-			<-a.done
-		}
-		a.cancel()
-		a.mu.Lock()
-		left := len(a.rows)
+	a.mu.Lock()
+	if a.closed {
 		a.mu.Unlock()
-		if left > 0 || ctx.Err() != nil {
-			err = errors.Join(errUnsaved, ctx.Err())
-		}
-		err = errors.Join(err, a.db.Close())
-	})
-	return err
+		return nil
+	}
+	a.closed = true
+	started := a.started
+	a.mu.Unlock()
+	close(a.closing)
+	stop := context.AfterFunc(ctx, a.cancel)
+	defer stop()
+	if started {
+		<-a.done
+	}
+	a.cancel()
+	var err error
+	if _, waiting := a.Health(); waiting > 0 || ctx.Err() != nil {
+		err = errors.Join(errUnsaved, ctx.Err())
+	}
+	return errors.Join(err, a.db.Close())
 }
 
 var errUnsaved = errors.New("archive: not all was written before the end")

@@ -104,6 +104,7 @@ func (d database) start(t testing.TB, opts Options) *instance {
 	t.Helper()
 	i := &instance{presence.NewMemory(presence.Options{}, nobody{}), t, d.open(t, opts)}
 	i.SetArchive(i.archive)
+	i.archive.Start()
 	t.Cleanup(func() { i.stop() })
 	return i
 }
@@ -388,7 +389,7 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestFewStatements counts what 100,000 changes cost.
+// TestFewStatements counts what 50,000 changes cost.
 func TestFewStatements(t *testing.T) {
 	p := sqltest.StartPostgres(t)
 	d := database{dsn: p.URL("postgres")}
@@ -419,7 +420,7 @@ func TestFewStatements(t *testing.T) {
 		return n
 	}
 	before := stable()
-	for u := range 50_000 {
+	for u := range 25_000 {
 		id, user := fmt.Sprint("c", u), fmt.Sprint("user", u)
 		a.connect(id, user, "phone")
 		if u%2 == 0 {
@@ -429,10 +430,10 @@ func TestFewStatements(t *testing.T) {
 		}
 	}
 	a.settled()
-	if n := stable() - before; n > 500 || n < 50 {
-		t.Errorf("%d statements for 100,000 changes", n)
+	if n := stable() - before; n > 250 || n < 25 {
+		t.Errorf("%d statements for 50,000 changes", n)
 	} else {
-		t.Logf("%d statements for 100,000 changes", n)
+		t.Logf("%d statements for 50,000 changes", n)
 	}
 	// Whoever is only there costs nothing.
 	before = stable()
@@ -448,17 +449,18 @@ func TestFewStatements(t *testing.T) {
 // TestBound has more change than may wait: what can be found out again is, the rest is counted.
 func TestBound(t *testing.T) {
 	databases(t, func(t *testing.T, d database) {
+		const most = 2000
 		var dropped atomic.Int32
-		a := d.start(t, Options{beat: time.Hour, Dropped: func() { dropped.Add(1) }})
+		a := d.start(t, Options{beat: time.Hour, rows: most, Dropped: func() { dropped.Add(1) }})
 		eventually(t, "start", func() bool { up, _ := a.archive.Health(); return up })
 		d.down()
-		for u := range maxRows {
+		for u := range most {
 			a.archive.SetStatus(fmt.Sprint("user", u), "busy", 1)
 		}
 		a.connect("c1", "ann", "phone")
 		a.connect("c2", "bob", "phone")
 		a.Disconnect("c2", 0, presence.ReasonLeft)
-		if _, waiting := a.archive.Health(); waiting != maxRows || dropped.Load() != 1 {
+		if _, waiting := a.archive.Health(); waiting != most || dropped.Load() != 1 {
 			t.Errorf("%d wait, %d dropped, want bob", waiting, dropped.Load())
 		}
 		d.back()

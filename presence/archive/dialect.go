@@ -77,7 +77,7 @@ func path(dsn string) string {
 }
 
 // Open returns an archive in the database that dsn names: postgres://…, as libpq and pgx understand it, or sqlite:/path. It connects to
-// nothing: that begins with Start.
+// nothing: that begins with [Archive.Start].
 func Open(dsn string, opts Options) (*Archive, error) {
 	if err := Check(dsn); err != nil {
 		return nil, err
@@ -127,6 +127,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.retry <= 0 {
 		o.retry = defaultRetry
+	}
+	if o.rows <= 0 {
+		o.rows = defaultRows
 	}
 	return o
 }

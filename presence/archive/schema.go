@@ -30,6 +30,8 @@ var schema = []string{
 
 // prepare makes the tables unless they are there, as they may be where the user of the database must not make any.
 func (a *Archive) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	tx, err := a.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err

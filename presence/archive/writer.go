@@ -13,6 +13,7 @@ const (
 	defaultFlush = 2 * time.Second
 	defaultBeat  = 15 * time.Second
 	defaultRetry = time.Second
+	defaultRows  = 100_000
 
 	silent = 3 // signs of life that a dead instance has missed
 )
@@ -242,7 +243,7 @@ func (a *Archive) writeAll(ctx context.Context) error {
 		}
 		a.mu.Unlock()
 		if lossy {
-			a.log.Warn("too many rows waited for the presence database, some are lost", zap.Int("most", maxRows))
+			a.log.Warn("too many rows waited for the presence database, some are lost", zap.Int("most", a.opts.rows))
 		}
 		if len(batch) == 0 {
 			return nil
