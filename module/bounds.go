@@ -34,6 +34,8 @@ var (
 	presenceCoalesce = durations(50*time.Millisecond, time.Millisecond, 10*time.Second).orOff()
 	presenceFullUpTo = bounds[int]{def: 500, min: 1, max: 1_000_000}
 
+	tokenLeeway = durations(10*time.Second, time.Millisecond, 10*time.Minute).orOff()
+
 	redisDB       = bounds[int]{min: 0, max: 65_535}
 	redisTimeout  = durations(2*time.Second, 10*time.Millisecond, time.Minute)
 	redisPoolSize = bounds[int]{min: 1, max: 10_000}

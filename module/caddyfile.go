@@ -34,6 +34,17 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	rooms [<matcher>] [<hub>] {
 //		# who may connect
 //		user       <template>
+//		token {
+//			secret     <secrets...>
+//			key        <files...>
+//			jwks       <url>
+//			algorithms <names...>
+//			issuer     <issuer>
+//			audience   <audience>
+//			leeway     <duration>
+//			cookie     <name>
+//			query      <name>
+//		}
 //		anonymous
 //		device     <template>
 //		origins    <patterns...>
@@ -123,6 +134,7 @@ func (h *Handler) parseDirective(d *caddyfile.Dispenser) error {
 	}
 	return parseBlock(d, "rooms", []subdirective{
 		{word: "user", parse: checked(text(&h.User), h.validateUser)},
+		{word: "token", parse: checked(h.parseToken, h.validateToken)},
 		{word: "anonymous", parse: flag(&h.Anonymous)},
 		{word: "device", parse: checked(text(&h.Device), h.validateUser)},
 		{word: "origins", parse: checked(texts(&h.Origins), h.validateOrigins)},

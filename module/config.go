@@ -20,6 +20,7 @@ import (
 // ------------|------------
 // `{rooms.conn}` | The id of the connection, unique over all instances.
 // `{rooms.user}` | The user id of the connection; `anon:` and the connection's id for an anonymous one.
+// `{rooms.token.<claim>}` | A claim of the client's token; empty without one. Not in the keys of limits on `connect`.
 // `{rooms.room}` | The room that is joined or published to. Only in the keys of limits on `join` and `publish`.
 //
 // `{rooms.conn}` and `{rooms.user}` are known once the client has been identified: not in `user`, `device` and the keys of
@@ -34,7 +35,10 @@ type Handler struct {
 	// and never take the id from anything that a client can choose. Default: `{http.auth.user.id}`.
 	User string `json:"user,omitempty"`
 
-	// Admit clients for whom the user template is empty. Each of their connections is a user of its own.
+	// The JSON Web Tokens that clients come with. `sub` is then the user, and `user` must be empty. Default: none.
+	Token *TokenConfig `json:"token,omitempty"`
+
+	// Admit clients for whom the user template is empty, or who have no token. Each of their connections is a user of its own.
 	// Default: false, which refuses them with status 401.
 	Anonymous bool `json:"anonymous,omitempty"`
 

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/token"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
@@ -29,6 +30,8 @@ type handlerState struct {
 	hub      *sharedHub
 	database string // the name of the presence database; "" for none
 	policy   *hub.Policy
+	verifier *token.Verifier               // nil: no tokens are taken
+	jwks     string                        // its key set in the pool; "" for none
 	keys     []hub.Key                     // of the limits whose keys depend on the request
 	endpoint *atomic.Pointer[hub.Endpoint] // filled when the configuration is live
 	live     chan struct{}                 // closed then
@@ -59,6 +62,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("getting rooms app: %w", err)
 	}
+	if h.verifier, h.jwks, err = h.Token.verifier(h.logger.Named("token")); err != nil {
+		return err
+	}
 	if h.database, err = h.Presence.database(); err != nil {
 		return err
 	}
@@ -84,6 +90,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // Cleanup gives up the hub, which is drained if no other configuration uses it.
 func (h *Handler) Cleanup() error {
+	if h.jwks != "" {
+		if _, err := jwksPool.Delete(h.jwks); err != nil {
+			h.logger.Error("giving up keys for tokens", zap.Error(err))
+		}
+	}
 	if h.key == nil {
 		return nil
 	}
@@ -115,7 +126,7 @@ func (h *Handler) binding() hub.Binding {
 		l.Decisions = h.hub.metrics.Limit(l.Name) // only now: what is refused shows no limits
 	}
 	return hub.Binding{
-		Admission: fmt.Sprintf("%q %t %q %q", h.User, h.Anonymous, h.Device, h.Origins),
+		Admission: fmt.Sprintf("%q %t %q %q %s", h.User, h.Anonymous, h.Device, h.Origins, caddyconfig.JSON(h.Token, nil)),
 		Config:    string(caddyconfig.JSON(h, nil)),
 		Policy:    h.policy,
 	}
@@ -137,6 +148,7 @@ func (h *Handler) buildPolicy() (*hub.Policy, error) {
 		MaxConnections: h.MaxConnections,
 		CloseOnRebind:  h.CloseOnReload,
 		LogConnections: h.LogConnections,
+		Authenticate:   h.authenticate(),
 	}
 	for _, r := range h.Rooms {
 		rule, err := r.rule()

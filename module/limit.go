@@ -134,6 +134,9 @@ func (l LimitConfig) validate() error {
 
 // validateKey refuses placeholders that have no value when the limit is checked.
 func (l LimitConfig) validateKey() error {
+	if l.On == "connect" && strings.Contains(l.Key, tokenPlaceholder) {
+		return fmt.Errorf("key %q is of the token, which is not known on connect", l.Key)
+	}
 	for name := range roomsPlaceholders(l.Key) {
 		switch {
 		case name != "rooms.conn" && name != "rooms.user" && name != "rooms.room":
@@ -147,7 +150,7 @@ func (l LimitConfig) validateKey() error {
 	return nil
 }
 
-// roomsPlaceholders yields the names of the placeholders of our own in a template.
+// roomsPlaceholders yields the names of the placeholders of our own in a template, but for those of tokens: they are known with the request.
 func roomsPlaceholders(template string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for {
@@ -156,6 +159,9 @@ func roomsPlaceholders(template string) iter.Seq[string] {
 				return
 			}
 			name, _, _ := strings.Cut(template, "}")
+			if strings.HasPrefix(name, "token.") {
+				continue
+			}
 			if !yield("rooms." + name) {
 				return
 			}

@@ -1,6 +1,7 @@
 package module
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	for _, name := range []string{"rooms.conn", "rooms.user"} {
 		repl.Set(name, "") // until it is known; else error pages would show the placeholder
 	}
+	bearer, offered := takeBearer(r)
+	hideTokens(r)
 	if err := checkHandshake(w, r); err != nil {
 		return err
 	}
@@ -59,16 +62,13 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if !h.originAllowed(r) {
 		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("origin %q not allowed", r.Header.Get("Origin")))
 	}
-	keys := h.expandKeys(repl)
+	keys := h.expandKeys(repl, nil, false)
 	if limit, decision := endpoint.Connect(r.Context(), &keys); limit != nil {
 		return refuseLimit(w, limit, decision)
 	}
-	client, refusal := h.identify(repl)
+	client, refusal := h.identify(r, repl, bearer, offered)
 	if refusal != nil {
-		if speaks {
-			return h.refuseSpeaking(w, r, wire.CloseUnauthorized, &wire.Refusal{Error: *refusal})
-		}
-		return caddyhttp.Error(http.StatusUnauthorized, refusal)
+		return h.refuseClient(w, r, speaks, refusal)
 	}
 	announce(r, repl, &client)
 	if limit, decision := endpoint.Pace(r.Context()); limit != nil {
@@ -82,7 +82,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		}
 		return refuseLimit(w, limit, decision)
 	}
-	client.Keys = keys
+	client.Keys = h.expandKeys(repl, &keys, true)
 	for _, template := range h.AutoJoin {
 		if room := repl.ReplaceAll(template, ""); room != "" {
 			client.Rooms = append(client.Rooms, room)
@@ -100,6 +100,21 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.answered(r, "", endpoint.Accept(w, r, client))
 	return nil
+}
+
+// refuseClient answers a client that could not be identified.
+func (h *Handler) refuseClient(w http.ResponseWriter, r *http.Request, speaks bool, refusal *wire.Error) error {
+	code, status := wire.CloseUnauthorized, http.StatusUnauthorized
+	if refusal.Code == wire.Unavailable {
+		code, status = wire.CloseUnavailable, http.StatusServiceUnavailable
+	}
+	switch {
+	case speaks:
+		return h.refuseSpeaking(w, r, code, &wire.Refusal{Error: *refusal})
+	case status == http.StatusServiceUnavailable:
+		return refuseFor(w, status, 5*time.Second+rand.N(5*time.Second), refusal)
+	}
+	return caddyhttp.Error(status, refusal)
 }
 
 // refuseSpeaking upgrades only to say why the client is not admitted.
@@ -160,9 +175,22 @@ func offersProtocol(r *http.Request) (bool, error) {
 	return false, caddyhttp.Error(http.StatusBadRequest, errors.New("no known subprotocol offered (supported: "+wire.Subprotocol+")"))
 }
 
-// identify returns the client that the request is from, as whoever authenticated it has left it.
-func (h *Handler) identify(repl *caddy.Replacer) (hub.Client, *wire.Error) {
-	c := hub.Client{Conn: hub.NewConnID(), User: repl.ReplaceAll(h.User, "")}
+// identify returns the client that the request is from: by its token, where these are taken, else as whoever authenticated it has left it.
+func (h *Handler) identify(r *http.Request, repl *caddy.Replacer, bearer string, offered bool) (hub.Client, *wire.Error) {
+	c := hub.Client{Conn: hub.NewConnID()}
+	var claims map[string]any
+	if h.verifier == nil {
+		c.User = repl.ReplaceAll(h.User, "")
+	} else if raw, found := h.findToken(r, bearer, offered); found {
+		var refusal *wire.Error
+		ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
+		defer cancel()
+		if c.Access, claims, refusal = h.access(ctx, raw); refusal != nil {
+			return c, refusal
+		}
+		c.User = c.Access.User
+	}
+	provideClaims(repl, claims)
 	c.Device = printable(repl.ReplaceAll(h.Device, ""))
 	switch {
 	case c.User == "" && h.Anonymous:
@@ -202,9 +230,19 @@ func printable(s string) string {
 	return s
 }
 
-// expandKeys expands the texts of the limits' keys that depend on the request.
-func (h *Handler) expandKeys(repl *caddy.Replacer) (keys small.Map[string, []string]) {
+// tokenTimeout is how long an upgrade waits for keys that its token needs and that are not known yet.
+const tokenTimeout = 3 * time.Second
+
+// expandKeys expands the texts of the limits' keys that depend on the request, but only those that have something of the token in them, or
+// only the others, and returns them with those that are there.
+func (h *Handler) expandKeys(repl *caddy.Replacer, before *small.Map[string, []string], ofToken bool) (keys small.Map[string, []string]) {
+	if before != nil {
+		keys = *before
+	}
 	for _, k := range h.keys {
+		if strings.Contains(k.Template, tokenPlaceholder) != ofToken {
+			continue
+		}
 		texts := make([]string, len(k.Texts))
 		for i, text := range k.Texts {
 			texts[i] = repl.ReplaceKnown(text, "")

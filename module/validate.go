@@ -12,6 +12,9 @@ import (
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 )
 
+// defaultUser is the template of the user when the config does not say one.
+const defaultUser = "{http.auth.user.id}"
+
 // The words that fields allow, the default first.
 var (
 	joinWords     = []string{"everyone", "users", "none"}
@@ -24,7 +27,7 @@ var (
 // changes nothing. The default limits are not added: see [Handler.limits].
 func (h *Handler) setDefaults() {
 	h.Hub = cmp.Or(h.Hub, "default")
-	h.User = cmp.Or(h.User, "{http.auth.user.id}")
+	h.User = cmp.Or(h.User, defaultUser)
 	for i := range h.Rooms {
 		r := &h.Rooms[i]
 		r.Join = cmp.Or(r.Join, joinWords[0])
@@ -64,6 +67,7 @@ func (h *Handler) validateConfig() error {
 	}
 	checks := []error{
 		h.validateUser(),
+		h.validateToken(),
 		h.validateOrigins(),
 		h.validateAutoJoin(),
 		h.validateRooms(),

@@ -166,7 +166,7 @@ func (s *Session) forbidden() (rooms []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, m := range s.rooms.All() {
-		if !m.byServer && !s.mayJoin(p.rule(name)) {
+		if !m.byServer && !s.mayJoin(s.rule(p, name)) {
 			rooms = append(rooms, name)
 		}
 	}

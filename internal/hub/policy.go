@@ -25,6 +25,9 @@ type Policy struct {
 	MaxRooms       int // of a connection
 	MaxConnections int // of the hub, on this instance; negative: no bound
 
+	// Authenticate takes the tokens of clients; nil: there are none.
+	Authenticate Authenticate
+
 	// CloseOnRebind asks the endpoint's clients to come again when the next policy is bound.
 	CloseOnRebind bool
 	// LogConnections logs the end of each connection at info level; otherwise it is at debug level.

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -49,6 +50,8 @@ func (s *Session) Receive(m ws.Message) {
 	case wire.Heartbeat:
 		s.hub.backend.Store.Touch(s.id)
 		s.ack(&wire.Ack{ID: req.ID})
+	case wire.Auth:
+		s.auth(&req)
 	case wire.Ping:
 		s.conn.Send(ws.Text(wire.AppendPong(ws.Buffer(64), req.ID)))
 	}
@@ -59,9 +62,9 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	s.startSpan("rooms join", req.Room)
 	defer s.endSpan()
 	p := s.endpoint.Policy()
-	rule := p.rule(req.Room)
+	rule := s.rule(p, req.Room)
 	if rule == nil && byServer {
-		rule = &openRule
+		rule = &RoomRule{Presence: s.access.Load().mode(req.Room)}
 	}
 	m, in := s.rooms.Get(req.Room)
 	switch {
@@ -97,6 +100,9 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 		}
 	}
 	state := presence.State{Status: req.Status, State: string(req.State)}
+	if a := s.access.Load(); a != nil && !in {
+		state.State = cmp.Or(state.State, a.State)
+	}
 	err := s.hub.backend.Store.Join(ctx, req.Room, s.id, state, func(v presence.View, degraded bool) {
 		s.spanDegraded(degraded)
 		a := wire.Ack{ID: req.ID, Room: req.Room, Mode: mode, Degraded: degraded}
@@ -117,7 +123,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	if _, placed := s.rooms.Get(req.Room); !in && !placed {
 		r.exit() // refused, or the session ended meanwhile
 	}
-	if s.endpoint.Policy() != p && !m.byServer && !s.mayJoin(s.endpoint.Policy().rule(req.Room)) {
+	if s.endpoint.Policy() != p && !m.byServer && !s.mayJoin(s.rule(s.endpoint.Policy(), req.Room)) {
 		// The policy has changed behind the check above, and whoever enforces it may have been here before the session was in.
 		go func() {
 			defer s.hub.recovered(s.conn)
@@ -175,7 +181,7 @@ func (s *Session) depart(m *membership, reason presence.Reason, tell func(degrad
 func (s *Session) publish(req *wire.Request) {
 	s.startSpan("rooms publish", req.Room)
 	defer s.endSpan()
-	rule := s.endpoint.Policy().rule(req.Room)
+	rule := s.rule(s.endpoint.Policy(), req.Room)
 	m, in := s.rooms.Get(req.Room)
 	switch {
 	case rule == nil || rule.Publish == Nobody:
@@ -241,7 +247,7 @@ func (s *Session) status(req *wire.Request) {
 }
 
 func (s *Session) members(req *wire.Request) {
-	rule := s.endpoint.Policy().rule(req.Room)
+	rule := s.rule(s.endpoint.Policy(), req.Room)
 	m, in := s.rooms.Get(req.Room)
 	switch {
 	case !in:

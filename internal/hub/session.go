@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -29,6 +30,8 @@ type Client struct {
 	Device string
 	// Rooms are joined right after the welcome.
 	Rooms []string
+	// Access is what the client's token allows; nil: it has none.
+	Access *Access
 	// Keys are the expanded texts of the limits' keys that depend on the request, by template.
 	Keys small.Map[string, []string]
 }
@@ -65,6 +68,7 @@ type Session struct {
 	opened    time.Time
 	keys      small.Map[string, []string] // as Client.Keys
 	tracing   *tracing                    // nil: none
+	access    atomic.Pointer[Access]      // nil: no token
 
 	// work is held while something is done for the session: a request, by its reader, or what the server does with it. It is taken
 	// before all other locks, and held across calls of the store.
@@ -79,6 +83,7 @@ type Session struct {
 	code    int         // with which the server has closed; guarded by mu
 	reason  string      // why it has; guarded by mu
 	age     *time.Timer // ends a connection that is too old; guarded by mu
+	expiry  *time.Timer // ends one whose token has expired; nil: it has none that does; guarded by mu
 }
 
 // Accepting tells whether the endpoint takes connections now.
@@ -146,6 +151,7 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) erro
 		hub: e.hub, endpoint: e, id: c.Conn, user: c.UserID(), device: c.Device, anonymous: c.User == "", keys: c.Keys,
 		opened: time.Now(), tracing: newTracing(trace.SpanFromContext(r.Context()), &c),
 	}
+	s.access.Store(c.Access)
 	conn, err := e.hub.pool.Accept(w, r, wire.Subprotocol, &e.limits, s)
 	if err != nil {
 		e.hub.dismiss()
@@ -186,6 +192,7 @@ func (s *Session) run(autoJoin []string) {
 	defer s.hub.recovered(s.conn)
 	s.begin(autoJoin)
 	s.startAge()
+	s.startExpiry()
 }
 
 // begin welcomes the client, records it, and puts it where the server wants it.
@@ -219,6 +226,7 @@ func (s *Session) welcome() {
 	p := s.endpoint.Policy()
 	w := wire.Welcome{
 		Conn: s.id, User: s.user, Node: s.hub.opts.Node, Ping: p.Ping, MaxRooms: p.MaxRooms, MaxFrame: p.Transport.MaxFrame,
+		Expires: expiry(s.access.Load()),
 	}
 	for i := range p.Limits {
 		if l := &p.Limits[i]; l.On != OnConnect && !l.Observe {
@@ -281,6 +289,9 @@ func (s *Session) drop() {
 	s.dropped = true
 	if s.age != nil {
 		s.age.Stop()
+	}
+	if s.expiry != nil {
+		s.expiry.Stop()
 	}
 	left := make([]*membership, 0, s.rooms.Len())
 	for m := range s.rooms.Values() {

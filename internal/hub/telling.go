@@ -43,6 +43,9 @@ func (t *telling) to(m *member) {
 		return
 	}
 	mode := min(m.mode, t.rule(m.session.endpoint))
+	if a := m.session.access.Load(); a != nil {
+		mode = min(mode, a.mode(t.room))
+	}
 	switch {
 	case mode == wire.PresenceNone:
 	case mode == wire.PresenceFull && !t.crowded && m.list == t.list:

@@ -18,10 +18,11 @@ const (
 	Members
 	Heartbeat
 	Ping
+	Auth
 )
 
 var types = map[string]Type{
-	"join": Join, "leave": Leave, "publish": Publish, "status": Status, "members": Members, "heartbeat": Heartbeat, "ping": Ping,
+	"join": Join, "leave": Leave, "publish": Publish, "status": Status, "members": Members, "heartbeat": Heartbeat, "ping": Ping, "auth": Auth,
 }
 
 // Request is a decoded client frame. ID, State and Data are raw JSON and alias the frame: copy what outlives it.
@@ -37,6 +38,7 @@ type Request struct {
 	Echo     bool
 	Cursor   string
 	Recent   bool
+	Token    string
 }
 
 // Decode decodes one client frame. On an error the request has the ID, if there was a good one, so that the
@@ -139,6 +141,8 @@ func (r *Request) set(key, value []byte) (err *Error) {
 		r.Echo, err = boolean(key, value)
 	case "cursor":
 		r.Cursor, err = str(key, value)
+	case "token":
+		r.Token, err = str(key, value)
 	case "recent":
 		r.Recent, err = boolean(key, value)
 	}
@@ -148,7 +152,7 @@ func (r *Request) set(key, value []byte) (err *Error) {
 // check tells what is missing or out of bounds for the type of request.
 func (r *Request) check() *Error {
 	if r.Type == 0 {
-		return &Error{BadRequest, `"type" must be join, leave, publish, status, members, heartbeat or ping`}
+		return &Error{BadRequest, `"type" must be join, leave, publish, status, members, heartbeat, ping or auth`}
 	}
 	switch r.Type {
 	case Join, Leave, Publish, Members:
@@ -165,6 +169,10 @@ func (r *Request) check() *Error {
 		}
 		if r.Status == "" && r.State == nil {
 			return &Error{BadRequest, `"status" is missing`}
+		}
+	case Auth:
+		if r.Token == "" {
+			return &Error{BadRequest, `"token" is missing`}
 		}
 	case Heartbeat, Ping: // about nothing
 	}

@@ -18,6 +18,7 @@ type Welcome struct {
 	Limits           []Limit
 	MaxRooms         int
 	MaxFrame         int
+	Expires          int64 // when the client's token does, Unix milliseconds; 0: it has none, or one that does not
 }
 
 // Limit is a rate limit as a client is told of it.
@@ -54,7 +55,7 @@ func AppendWelcome(dst []byte, w *Welcome) []byte {
 	dst = appendInt(dst, `],"max":{"rooms":`, int64(w.MaxRooms))
 	dst = appendInt(dst, `,"frame":`, int64(w.MaxFrame))
 	dst = appendInt(dst, `,"state":`, MaxState)
-	return append(dst, `}}`...)
+	return append(appendExpires(append(dst, '}'), w.Expires), '}')
 }
 
 // Ack is the good answer to a request.
@@ -66,6 +67,7 @@ type Ack struct {
 	Page     bool                // Snapshot is a page of members, which has a next cursor
 	Unlisted bool                // Snapshot has no members though there are: the next cursor is that of the first page
 	Recent   []presence.Departed // who has left; told if it is not nil
+	Expires  int64               // as that of a Welcome
 	Degraded bool
 }
 
@@ -96,10 +98,18 @@ func AppendAck(dst []byte, a *Ack) []byte {
 		}
 		dst = append(dst, '}')
 	}
+	dst = appendExpires(dst, a.Expires)
 	if a.Degraded {
 		dst = append(dst, `,"degraded":true`...)
 	}
 	return append(dst, '}')
+}
+
+func appendExpires(dst []byte, at int64) []byte {
+	if at == 0 {
+		return dst
+	}
+	return appendInt(dst, `,"expires":`, at)
 }
 
 func appendRecent(dst []byte, recent []presence.Departed) []byte {

@@ -1,0 +1,187 @@
+// Package token verifies the JSON Web Tokens (RFC 7519) with which clients of an app's backend come to us: signed, never encrypted, by a
+// shared secret, by keys in files, or by keys that a server publishes (RFC 7517).
+package token
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+)
+
+// Errors of Verify. What more there is to say is for logs, not for whoever shows the token.
+var (
+	// ErrInvalid says that the token is none, or not for us, or not now.
+	ErrInvalid = errors.New("token is not valid")
+	// ErrExpired is ErrInvalid of a token whose time is over.
+	ErrExpired = fmt.Errorf("%w: it has expired", ErrInvalid)
+	// ErrUnavailable says that the keys could not be had, so that nobody knows.
+	ErrUnavailable = errors.New("the keys for tokens can't be had now")
+)
+
+// MaxLength is the longest token, in bytes. It is that of a header line that most servers take.
+const MaxLength = 8 << 10
+
+// Options say which tokens are valid. One at least of Secrets, Keys and JWKS is needed.
+type Options struct {
+	Secrets    [][]byte         // of HMAC, each as good as another
+	Keys       []any            // public keys, as ParseKeys returns them
+	JWKS       *JWKS            // keys that a server publishes; the Verifier does not own it
+	Algorithms []string         // allowed, of those that Algorithms lists; empty: all that fit the kinds of keys
+	Issuer     string           // that the token must have; empty: any
+	Audience   string           // that the token must be for; empty: any
+	Leeway     time.Duration    // by which clocks may differ
+	now        func() time.Time // default time.Now
+}
+
+// Claims is what a valid token says.
+type Claims struct {
+	User    string    // sub; never empty
+	Expires time.Time // exp; zero: never
+	Rooms   Rooms     // rooms; nil: no word of them
+	State   []byte    // state, a JSON object; nil: none
+	All     map[string]any
+}
+
+// Verifier verifies tokens. It is immutable; Verify may be called from any goroutine.
+type Verifier struct {
+	opts       Options
+	algorithms []jose.SignatureAlgorithm
+}
+
+// The algorithms, by the kind of key. There is no "none" among them, and none of one kind verifies with a key of the other.
+var (
+	symmetric  = []string{"HS256", "HS384", "HS512"}
+	asymmetric = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
+
+// Algorithms lists all that are known.
+func Algorithms() []string { return slices.Concat(symmetric, asymmetric) }
+
+// New returns a Verifier, or what is wrong with the options.
+func New(o Options) (*Verifier, error) {
+	public := len(o.Keys) > 0 || o.JWKS != nil
+	if !public && len(o.Secrets) == 0 {
+		return nil, errors.New("no key: secret, key or jwks is needed")
+	}
+	for _, s := range o.Secrets {
+		if len(s) < minSecret {
+			return nil, fmt.Errorf("secret has %d bytes (allowed: %d or more, as RFC 7518 asks for)", len(s), minSecret)
+		}
+	}
+	if o.now == nil {
+		o.now = time.Now
+	}
+	v := &Verifier{opts: o}
+	var fitting []string
+	if len(o.Secrets) > 0 {
+		fitting = append(fitting, symmetric...)
+	}
+	if public {
+		fitting = append(fitting, asymmetric...)
+	}
+	chosen := o.Algorithms
+	if len(chosen) == 0 {
+		chosen = fitting
+	}
+	for _, a := range chosen {
+		if !slices.Contains(fitting, a) {
+			return nil, fmt.Errorf("algorithm %q fits none of the keys (allowed with them: %v)", a, fitting)
+		}
+		v.algorithms = append(v.algorithms, jose.SignatureAlgorithm(a))
+	}
+	return v, nil
+}
+
+// minSecret is the shortest secret, in bytes (RFC 7518, section 3.2).
+const minSecret = 32
+
+// Verify returns what a valid token says. ctx bounds the wait for keys that are not known yet.
+func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
+	if len(raw) > MaxLength {
+		return nil, fmt.Errorf("%w: it has %d bytes, allowed are %d", ErrInvalid, len(raw), MaxLength)
+	}
+	t, err := jwt.ParseSigned(raw, v.algorithms)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if len(t.Headers) != 1 {
+		return nil, fmt.Errorf("%w: it has %d signatures", ErrInvalid, len(t.Headers))
+	}
+	keys, err := v.keys(ctx, t.Headers[0])
+	if err != nil {
+		return nil, err
+	}
+	err = errors.New("no key has signed it")
+	var payload json.RawMessage
+	for _, key := range keys {
+		if err = t.Claims(key, &payload); err == nil {
+			return v.claims(payload)
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+}
+
+// keys returns those that may have signed a token with that header.
+func (v *Verifier) keys(ctx context.Context, h jose.Header) (keys []any, err error) {
+	if slices.Contains(symmetric, h.Algorithm) {
+		for _, s := range v.opts.Secrets {
+			keys = append(keys, s)
+		}
+		return keys, nil
+	}
+	keys = v.opts.Keys
+	if v.opts.JWKS == nil {
+		return keys, nil
+	}
+	published, err := v.opts.JWKS.keys(ctx, h.KeyID, h.Algorithm)
+	if err != nil && len(keys) == 0 {
+		return nil, err
+	}
+	return slices.Concat(keys, published), nil
+}
+
+// claims reads the payload of a token whose signature is right.
+func (v *Verifier) claims(payload []byte) (*Claims, error) {
+	var known struct {
+		jwt.Claims
+		Rooms json.RawMessage `json:"rooms"`
+		State json.RawMessage `json:"state"`
+	}
+	c := &Claims{}
+	if err := errors.Join(json.Unmarshal(payload, &known), json.Unmarshal(payload, &c.All)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	expected := jwt.Expected{Issuer: v.opts.Issuer, Time: v.opts.now()}
+	if v.opts.Audience != "" {
+		expected.AnyAudience = jwt.Audience{v.opts.Audience}
+	}
+	switch err := known.ValidateWithLeeway(expected, v.opts.Leeway); {
+	case errors.Is(err, jwt.ErrExpired):
+		return nil, ErrExpired
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	case known.Subject == "":
+		return nil, fmt.Errorf("%w: it has no sub", ErrInvalid)
+	}
+	c.User = known.Subject
+	if known.Expiry != nil {
+		c.Expires = known.Expiry.Time().Add(v.opts.Leeway)
+	}
+	var err error
+	if c.Rooms, err = parseRooms(known.Rooms); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if len(known.State) > 0 && string(known.State) != "null" {
+		if known.State[0] != '{' {
+			return nil, fmt.Errorf("%w: state is no object", ErrInvalid)
+		}
+		c.State = known.State
+	}
+	return c, nil
+}
