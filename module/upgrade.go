@@ -36,6 +36,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !isUpgrade(r) {
 		return next.ServeHTTP(w, r)
 	}
+	hideTokens(r) // here, where it is the request that Caddy logs, and no copy of it
 	return traced(w, r, h.upgrade)
 }
 
@@ -46,7 +47,6 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		repl.Set(name, "") // until it is known; else error pages would show the placeholder
 	}
 	bearer, offered := takeBearer(r)
-	hideTokens(r)
 	if err := checkHandshake(w, r); err != nil {
 		return err
 	}

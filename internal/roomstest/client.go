@@ -42,20 +42,27 @@ func DialWith(t testing.TB, url string, client *http.Client) *Client {
 
 func (c *Client) welcomed() *Client {
 	c.t.Helper()
-	welcome := c.Next("welcome")
-	c.Conn, c.User = welcome["conn"].(string), welcome["user"].(string)
+	c.Welcome()
 	return c
 }
 
-// Connect connects and expects nothing yet.
-func Connect(t testing.TB, url string, header http.Header) *Client {
+// Welcome returns the next frame, which must be a welcome.
+func (c *Client) Welcome() Object {
+	c.t.Helper()
+	welcome := c.Next("welcome")
+	c.Conn, c.User = welcome["conn"].(string), welcome["user"].(string)
+	return welcome
+}
+
+// Connect connects and expects nothing yet. protocols are offered besides our own.
+func Connect(t testing.TB, url string, header http.Header, protocols ...string) *Client {
 	t.Helper()
-	return connect(t, url, &websocket.DialOptions{HTTPHeader: header})
+	return connect(t, url, &websocket.DialOptions{HTTPHeader: header, Subprotocols: protocols})
 }
 
 func connect(t testing.TB, url string, options *websocket.DialOptions) *Client {
 	t.Helper()
-	options.Subprotocols = []string{"rooms.v1"}
+	options.Subprotocols = slices.Concat([]string{"rooms.v1"}, options.Subprotocols)
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	c, _, err := websocket.Dial(ctx, url, options)
