@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -17,43 +18,63 @@ const (
 	bearerPrefix = "rooms.bearer."
 	// tokenPlaceholder begins the placeholders of a token's claims.
 	tokenPlaceholder = "{rooms.token."
-
-	redacted = "REDACTED"
 )
 
-// takeBearer returns the token that is offered as a subprotocol, and takes it out of the request: headers are logged.
+// takeBearer returns the token that is offered as a subprotocol.
 func takeBearer(r *http.Request) (raw string, offered bool) {
-	lines := r.Header.Values("Sec-WebSocket-Protocol")
-	for i, line := range lines {
-		protocols := strings.Split(line, ",")
-		for j, p := range protocols {
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for p := range strings.SplitSeq(line, ",") {
 			encoded, is := strings.CutPrefix(strings.TrimSpace(p), bearerPrefix)
 			if !is {
 				continue
 			}
-			if !offered {
-				offered = true
-				text, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(encoded, "="))
-				if err == nil {
-					raw = string(text)
-				}
+			text, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(encoded, "="))
+			if err != nil {
+				return "", true
 			}
-			protocols[j] = " " + bearerPrefix + redacted
+			return string(text), true
 		}
-		lines[i] = strings.Join(protocols, ",")
 	}
-	return raw, offered
+	return "", false
 }
 
-// tokenLike is what JSON Web Tokens look like in a URL.
-var tokenLike = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*`)
+// What tokens look like in the header and, as they are, in a URL.
+var (
+	bearerLike = regexp.MustCompile(`rooms\.bearer\.([^,\s]+)`)
+	tokenLike  = regexp.MustCompile(`(eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*)`)
+)
 
-// hideTokens takes what looks like a token out of the request's URI, which is logged. Other handlers see the URL as it is.
-func hideTokens(r *http.Request) { r.RequestURI = tokenLike.ReplaceAllString(r.RequestURI, redacted) }
+// eraseTokens overwrites the tokens in the subprotocols and the URI of an upgrade, whether they are taken there or not.
+//
+// The server has copied the request for its logs before any handler could see it, and the logs, of access and of errors, show these headers
+// and the URI. But what was copied are the strings, not the bytes that they stand for.
+func eraseTokens(r *http.Request) {
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+		erase(line, bearerLike)
+	}
+	erase(r.RequestURI, tokenLike)
+}
 
-// findToken returns the token that came with an upgrade; false when none did. bearer is that of takeBearer. The first place that has one counts.
+// erase overwrites what matches in s, in all of its copies. The string must be one that was read from a connection, which no program has for a
+// constant.
+func erase(s string, like *regexp.Regexp) {
+	for _, at := range like.FindAllStringSubmatchIndex(s, -1) {
+		secret := s[at[2]:at[3]]
+		//nolint:gosec // there is no other way to what the server has copied
+		bytes := unsafe.Slice(unsafe.StringData(secret), len(secret))
+		for i := range bytes {
+			bytes[i] = 'X'
+		}
+	}
+}
+
+// findToken returns the token that came with an upgrade; false when none did, or none is wanted. bearer is that of takeBearer. The first place
+// that has one counts. What it returns has memory of its own.
 func (h *Handler) findToken(r *http.Request, bearer string, offered bool) (raw string, found bool) {
-	if offered {
+	switch {
+	case h.Token == nil:
+		return "", false
+	case offered:
 		return bearer, true
 	}
 	if scheme, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
@@ -66,7 +87,7 @@ func (h *Handler) findToken(r *http.Request, bearer string, offered bool) (raw s
 	}
 	if h.Token.Query != "" {
 		if query := r.URL.Query(); query.Has(h.Token.Query) {
-			return query.Get(h.Token.Query), true
+			return strings.Clone(query.Get(h.Token.Query)), true
 		}
 	}
 	return "", false

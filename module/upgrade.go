@@ -36,7 +36,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !isUpgrade(r) {
 		return next.ServeHTTP(w, r)
 	}
-	hideTokens(r) // here, where it is the request that Caddy logs, and no copy of it
 	return traced(w, r, h.upgrade)
 }
 
@@ -47,6 +46,8 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		repl.Set(name, "") // until it is known; else error pages would show the placeholder
 	}
 	bearer, offered := takeBearer(r)
+	raw, found := h.findToken(r, bearer, offered)
+	eraseTokens(r)
 	if err := checkHandshake(w, r); err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if limit, decision := endpoint.Connect(r.Context(), &keys); limit != nil {
 		return refuseLimit(w, limit, decision)
 	}
-	client, refusal := h.identify(r, repl, bearer, offered)
+	client, refusal := h.identify(r.Context(), repl, raw, found)
 	if refusal != nil {
 		return h.refuseClient(w, r, speaks, refusal)
 	}
@@ -176,14 +177,14 @@ func offersProtocol(r *http.Request) (bool, error) {
 }
 
 // identify returns the client that the request is from: by its token, where these are taken, else as whoever authenticated it has left it.
-func (h *Handler) identify(r *http.Request, repl *caddy.Replacer, bearer string, offered bool) (hub.Client, *wire.Error) {
+func (h *Handler) identify(ctx context.Context, repl *caddy.Replacer, raw string, found bool) (hub.Client, *wire.Error) {
 	c := hub.Client{Conn: hub.NewConnID()}
 	var claims map[string]any
 	if h.verifier == nil {
 		c.User = repl.ReplaceAll(h.User, "")
-	} else if raw, found := h.findToken(r, bearer, offered); found {
+	} else if found {
 		var refusal *wire.Error
-		ctx, cancel := context.WithTimeout(r.Context(), tokenTimeout)
+		ctx, cancel := context.WithTimeout(ctx, tokenTimeout)
 		defer cancel()
 		if c.Access, claims, refusal = h.access(ctx, raw); refusal != nil {
 			return c, refusal
