@@ -44,7 +44,7 @@ func roomsCommand(cmd *cobra.Command) {
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply (when --config is used)")
 	flags.String("hub", "", "Name of the hub, needed if there are several")
 	flags.Bool("json", false, "Print JSON for programs, one document a line")
-	cmd.AddCommand(statusCommand(), listCommand(), membersCommand(), kickCommand(), publishCommand(), tailCommand())
+	cmd.AddCommand(statusCommand(), listCommand(), membersCommand(), kickCommand(), publishCommand(), tailCommand(), tokenCommand())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return cmd.Help()
