@@ -5,10 +5,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // MaxDeparted is how many of those who have left a room are remembered.
 const MaxDeparted = 50
+
+// departedFor is how long they are remembered.
+const departedFor = time.Hour
 
 // Departed is a user who has left a room.
 type Departed struct {
@@ -46,11 +50,11 @@ func (d *departed) addAll(text string) {
 	}
 }
 
-// away returns those who are not back, the latest first.
-func (r *roster) away() []Departed {
+// away returns those who have left after a time, in Unix milliseconds, and are not back, the latest first.
+func (r *roster) away(after int64) []Departed {
 	away := make([]Departed, 0, len(r.departed))
 	for _, d := range slices.Backward(r.departed) {
-		if r.users[d.User] == nil {
+		if d.At > after && r.users[d.User] == nil {
 			away = append(away, d)
 		}
 	}

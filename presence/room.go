@@ -2,6 +2,7 @@ package presence
 
 import (
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 )
@@ -33,6 +34,7 @@ func newRoom(name string) *room {
 type view struct {
 	room     *room
 	degraded bool
+	clock    func() time.Time
 }
 
 // Member implements View.
@@ -52,7 +54,7 @@ func (v view) Page(cursor string, limit int) Snapshot {
 }
 
 // Departed implements View.
-func (v view) Departed() []Departed { return v.room.away() }
+func (v view) Departed() []Departed { return v.room.away(v.clock().Add(-departedFor).UnixMilli()) }
 
 // applyOwn changes own connections in the replica of a locked room at once, under a sequence of its own.
 // The changes carry connection ids.
