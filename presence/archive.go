@@ -10,8 +10,9 @@ import (
 // happens on this instance. Came, Went, SetStatus and Removed are called with a lock held, for one user in the order of what happened: they
 // must not block, and must not call the store.
 type Archive interface {
-	// Start is called once, before all others but User and Close. The name of the instance is never used again.
-	Start(instance string, store Archived)
+	// Start is called once, before all others but User and Close. The instance has no other archive that writes once after is closed, which is
+	// nil when there was none: until then nothing may be written, as the end of one might undo what the next one has begun.
+	Start(instance string, store Archived, after <-chan struct{})
 	// Came tells that the first connection of a user on this instance is online since a time, in Unix milliseconds.
 	Came(user, device string, at int64)
 	// Went tells that the last one has ended; the user was connected until that time, in Unix milliseconds.
@@ -24,6 +25,8 @@ type Archive interface {
 	User(ctx context.Context, id string) (s Seen, known bool, err error)
 	// Health tells whether the archive is in reach, and how many users' changes wait to be written. It may be called from any goroutine.
 	Health() (up bool, waiting int)
+	// Done is closed when nothing more is written.
+	Done() <-chan struct{}
 	// Close writes what is not written yet, makes everyone on this instance offline, and ends the archive. What can't be done until ctx ends
 	// is left.
 	Close(ctx context.Context) error
@@ -59,8 +62,11 @@ type Seen struct {
 func (b *base) SetArchive(a Archive) (before Archive) {
 	b.mu.Lock()
 	before, b.archive = b.archive, a
+	if before != nil {
+		b.written = before.Done()
+	}
 	if a != nil {
-		a.Start(b.boot, archived{b})
+		a.Start(b.boot, archived{b}, b.written)
 	}
 	b.mu.Unlock()
 	return before

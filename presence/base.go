@@ -23,12 +23,13 @@ type base struct {
 	clock    func() time.Time
 	boot     string // the name of this instance's life, which is never used again
 
-	mu      sync.Mutex
-	archive Archive // or nil
-	closed  bool
-	rooms   map[string]*room
-	conns   map[string]*conn // own connections, those held through their grace included
-	users   map[string]*user // users with an own connection
+	mu       sync.Mutex
+	archive  Archive         // or nil
+	written  <-chan struct{} // closed when the archive before it, if there was one, writes no more
+	closed   bool
+	rooms    map[string]*room
+	conns    map[string]*conn // own connections, those held through their grace included
+	users    map[string]*user // users with an own connection
 }
 
 // shared is the store behind the local replicas.

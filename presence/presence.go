@@ -178,7 +178,7 @@ type Store interface {
 	OnlineCount(ctx context.Context) (int, error)
 
 	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was
-	// told before, which the caller closes. A store that is closed tells nobody any more, but leaves its archive to the caller too.
+	// told before, which the caller closes, as the next one writes nothing before. A store that is closed tells nobody any more, but leaves its archive to the caller too.
 	SetArchive(a Archive) (before Archive)
 	// Seen returns what the archive knows of a user; false when there is nothing, or no archive.
 	Seen(ctx context.Context, id string) (s Seen, known bool, err error)

@@ -25,10 +25,18 @@ func reloadOfTheDatabase(t *testing.T, l *ledger) {
 	c := start(t, size(600, 60), options{program: l.program})
 	l.cluster, next.cluster = c, c
 	c.fill()
+	uses := 0
 	use := func(dsn string) {
 		t.Helper()
 		for i := range c.nodes {
 			c.reload(i, edition{archive: dsn})
+		}
+		if dsn == "" {
+			return
+		}
+		uses++
+		for _, n := range c.nodes {
+			n.Wait("the database to be in use", func() bool { return strings.Count(n.Log(), "presence database is in use") == uses })
 		}
 	}
 	use(l.dsn)
@@ -37,7 +45,7 @@ func reloadOfTheDatabase(t *testing.T, l *ledger) {
 		use(respelled)
 		l.settled(l.checkDatabase)
 		stop := l.gaze()
-		<-time.After(500 * time.Millisecond) // in which whoever writes late would
+		<-time.After(500 * time.Millisecond) // in which the old one would end, if it had not
 		stop()
 		use(l.dsn)
 		l.settled(l.checkDatabase)

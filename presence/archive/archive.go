@@ -45,6 +45,7 @@ type Archive struct {
 
 	store    presence.Archived // set by Start
 	instance string            // set by Start
+	after    <-chan struct{}   // set by Start; nil, or closed when the archive before writes no more
 	ctx      context.Context   // ends when Close gives up
 	cancel   context.CancelFunc
 	wake     chan struct{} // of capacity 1: there is something to write
@@ -100,11 +101,14 @@ const (
 )
 
 // Start implements presence.Archive.
-func (a *Archive) Start(instance string, store presence.Archived) {
-	a.instance, a.store = instance, store
+func (a *Archive) Start(instance string, store presence.Archived, after <-chan struct{}) {
+	a.instance, a.store, a.after = instance, store, after
 	a.resync = true
 	go a.write()
 }
+
+// Done implements presence.Archive.
+func (a *Archive) Done() <-chan struct{} { return a.done }
 
 // Came implements presence.Archive.
 func (a *Archive) Came(user, device string, at int64) {
