@@ -57,6 +57,7 @@ type Redis struct {
 	queued   int                     // changes and other operations in queue
 	pushing  bool                    // the queue holds everything of this instance, so its length says nothing
 	healing  bool                    // the present name is not the first, and others may not be back yet
+	whole    time.Time               // until then others may not have written again what Redis has lost
 	batch    uint64                  // number of the latest batch of changes, over all names
 	acked    uint64                  // number of the latest batch that Redis has answered
 	beats    uint64                  // number of the latest heartbeat that was queued

@@ -94,11 +94,14 @@ func redisDownBeforeADatabase(t *testing.T, l *ledger) {
 			t.Errorf("%s has set his status without Redis: %+v", cl.user, e)
 		}
 	}
-	for user := range gone {
-		if f := l.find(0, user); f.Online || f.Source != "database" || f.Stale || f.LastSeen == 0 {
-			t.Errorf("%s has left without Redis: %+v", user, f)
+	l.settled(func() error { // what is not in Redis is certain some seconds after everything was written again
+		for user := range gone {
+			if f := l.find(0, user); f.Online || f.Source != "database" || f.Stale || f.LastSeen == 0 {
+				return fmt.Errorf("%s has left without Redis: %+v", user, f)
+			}
 		}
-	}
+		return nil
+	})
 	l.checkGone(gone)
 	l.finish()
 }
