@@ -13,7 +13,8 @@ type Archive interface {
 	// Start is called once, before all others but User and Close. The instance has no other archive that writes once after is closed, which is
 	// nil when there was none: until then nothing may be written, as the end of one might undo what the next one has begun.
 	Start(instance string, store Archived, after <-chan struct{})
-	// Came tells that the first connection of a user on this instance is online since a time, in Unix milliseconds.
+	// Came tells that a user whose first connection on this instance has come is online since a time, in Unix milliseconds, and again when it
+	// turns out that he was online before, elsewhere.
 	Came(user, device string, at int64)
 	// Went tells that the last one has ended; the user was connected until that time, in Unix milliseconds.
 	Went(user, device string, at int64)
@@ -43,7 +44,7 @@ type Archived interface {
 // Here is a user with a connection on this instance.
 type Here struct {
 	User, Device string
-	Since        int64 // Unix milliseconds
+	Since        int64 // on any instance, Unix milliseconds
 }
 
 // Seen is what an archive knows of a user. Times are Unix milliseconds.
@@ -53,7 +54,7 @@ type Seen struct {
 	Since    int64
 	LastSeen int64
 	Device   string // the last one
-	Status   string // the last that the user has set everywhere; "" if none
+	Status   string // the last that the user has set everywhere, if Online since he came; "" if none
 	AsOf     int64  // when all this was known to be true
 }
 

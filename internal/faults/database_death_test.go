@@ -57,6 +57,11 @@ func everythingKilledButTheDatabase(t *testing.T, l *ledger) {
 			busy[cl.user] = true
 		}
 	}
+	hopped := l.all()[0] // keeps his status when he goes to the other instance
+	l.part(hopped, (*client).drop)
+	l.join(1, hopped.user, hopped.room)
+	l.settled(l.check)
+	l.settled(l.checkDatabase)
 	l.settled(func() error {
 		for user := range busy {
 			if e := l.entry(user); e.status != "busy" {
@@ -74,7 +79,7 @@ func everythingKilledButTheDatabase(t *testing.T, l *ledger) {
 		n.Run()
 	}
 	for i, cl := range lost {
-		if i%4 < 2 {
+		if i%4 < 2 || cl.user == hopped.user {
 			l.join(i%2, cl.user, cl.room)
 		}
 	}

@@ -327,6 +327,7 @@ func (l *ledger) gaze() (stop func() map[string]int) {
 						f.Online, f.Source, f.Degraded, f.Stale, f.AsOf > 0, cl.node == node)]++
 				}
 				mu.Unlock()
+				<-time.After(2 * time.Millisecond) // the machine is not only for those who look
 			}
 		})
 	}

@@ -113,7 +113,10 @@ func (a *Archive) Done() <-chan struct{} { return a.done }
 // Came implements presence.Archive.
 func (a *Archive) Came(user, device string, at int64) {
 	a.change(user, true, func(r *row) {
-		r.seen, r.device, r.here, r.since = max(r.seen, at), device, online, at
+		if r.seen <= at || r.here != online {
+			r.device = device
+		}
+		r.seen, r.here, r.since = max(r.seen, at), online, at
 	})
 }
 

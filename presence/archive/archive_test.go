@@ -145,7 +145,7 @@ func (i *instance) status(user, status string) {
 // seen returns what the database says of a user, without what the instance itself has not written yet.
 func (i *instance) seen(user string) presence.Seen {
 	i.t.Helper()
-	s, _, err := i.archive.readUser(context.Background(), user)
+	s, _, _, err := i.archive.readUser(context.Background(), user)
 	if err != nil {
 		return presence.Seen{}
 	}
