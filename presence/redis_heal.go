@@ -91,6 +91,10 @@ func (s *Redis) begin() bool {
 		return false
 	}
 	s.iid, s.up, s.doubt, s.pushing, s.healing = iid, true, nil, true, len(stale) > 0
+	if s.healing {
+		// reunite waits for those only with whom this instance shares rooms.
+		s.whole = sent.Add(2 * s.interval())
+	}
 	for _, c := range s.conns {
 		s.online(c)
 	}
