@@ -285,7 +285,7 @@ func (b *base) Join(ctx context.Context, name, id string, s State, admit func(v 
 	degraded := b.await(ctx, r, o)
 	if admit != nil {
 		r.viewed = true
-		admit(view{r, degraded, b.clock}, degraded)
+		admit(view{r, degraded, b.now()}, degraded)
 	}
 	return nil
 }
@@ -410,7 +410,7 @@ func (b *base) View(name string, f func(v View, degraded bool)) bool {
 	defer b.unlock(r)
 	degraded := b.shared != nil && b.shared.degraded(r)
 	r.viewed = true
-	f(view{r, degraded, b.clock}, degraded)
+	f(view{r, degraded, b.now()}, degraded)
 	return true
 }
 

@@ -11,9 +11,6 @@ import (
 // MaxDeparted is how many of those who have left a room are remembered.
 const MaxDeparted = 50
 
-// departedFor is how long they are remembered.
-const departedFor = time.Hour
-
 // Departed is a user who has left a room.
 type Departed struct {
 	User  string
@@ -27,7 +24,7 @@ type departed []Departed
 // add notes that a user has left.
 func (d *departed) add(who Departed) {
 	if i := slices.IndexFunc(*d, func(o Departed) bool { return o.User == who.User }); i >= 0 {
-		if (*d)[i].At >= who.At {
+		if (*d)[i].At > who.At {
 			return
 		}
 		*d = slices.Delete(*d, i, i+1)
@@ -41,7 +38,8 @@ func (d *departed) add(who Departed) {
 
 // addAll notes what the scripts have written: lines of time, space, user, tab and state, the latest first.
 func (d *departed) addAll(text string) {
-	for line := range strings.Lines(text) {
+	// The earliest first, as of those who left in the same millisecond the one that is added last is the latest.
+	for _, line := range slices.Backward(slices.Collect(strings.Lines(text))) {
 		at, who, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		user, state, ok := strings.Cut(who, "\t")
 		if n, err := strconv.ParseInt(at, 10, 64); ok && err == nil {
@@ -50,11 +48,17 @@ func (d *departed) addAll(text string) {
 	}
 }
 
-// away returns those who have left after a time, in Unix milliseconds, and are not back, the latest first.
-func (r *roster) away(after int64) []Departed {
+// departedFor is how long who has left is remembered; as long Redis keeps the sequence of an empty room.
+const departedFor = time.Hour
+
+// away returns those who are not back and left since a time in Unix milliseconds, the latest first.
+func (r *roster) away(since int64) []Departed {
 	away := make([]Departed, 0, len(r.departed))
 	for _, d := range slices.Backward(r.departed) {
-		if d.At > after && r.users[d.User] == nil {
+		if d.At < since {
+			break
+		}
+		if r.users[d.User] == nil {
 			away = append(away, d)
 		}
 	}

@@ -63,10 +63,8 @@ func (s *Redis) begin() bool {
 		return false
 	}
 	announce := ""
-	var reset []any
 	if len(stale) > 0 {
 		announce = string(kindReset)
-		reset = s.events.Load().reset()
 	}
 	if err := s.loadScripts(); err != nil {
 		s.warn(err)
@@ -74,7 +72,7 @@ func (s *Redis) begin() bool {
 	}
 	sent := time.Now()
 	lease := []string{s.keys.leases(), s.keys.counters()}
-	args := append([]any{iid, s.ttl.Milliseconds(), s.UsersChannel(), announce}, reset...)
+	args := append([]any{iid, s.ttl.Milliseconds(), s.UsersChannel(), announce}, s.events.Load().reset()...)
 	dead, err := s.run(s.ctx, registerScript, lease, args...).StringSlice()
 	if err != nil {
 		s.warn(err)

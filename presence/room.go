@@ -2,7 +2,6 @@ package presence
 
 import (
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 )
@@ -34,7 +33,7 @@ func newRoom(name string) *room {
 type view struct {
 	room     *room
 	degraded bool
-	clock    func() time.Time
+	now      int64 // Unix milliseconds
 }
 
 // Member implements View.
@@ -54,7 +53,7 @@ func (v view) Page(cursor string, limit int) Snapshot {
 }
 
 // Departed implements View.
-func (v view) Departed() []Departed { return v.room.away(v.clock().Add(-departedFor).UnixMilli()) }
+func (v view) Departed() []Departed { return v.room.away(v.now - departedFor.Milliseconds()) }
 
 // applyOwn changes own connections in the replica of a locked room at once, under a sequence of its own.
 // The changes carry connection ids.

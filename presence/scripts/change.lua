@@ -50,7 +50,10 @@ while key <= #KEYS do
 				if redis.call('HINCRBY', users, user, '-1') <= 0 then
 					redis.call('HDEL', users, user)
 					local state = string.match(old, '^%d+\n%d+\n[^\n]*\n[^\n]*\n[^\n]*\n(.*)$')
-					departed = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n' .. departed
+					local line = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n'
+					if #line <= 8192 then
+						departed = string.sub(line .. departed, 1, 8192)
+					end
 					if events ~= '' then
 						local n = redis.call('HLEN', users)
 						tell('leave', room, seq, string.format(',"user":%s,"reason":"%s","count":%d', cjson.encode(user), reason, n))
