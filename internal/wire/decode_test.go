@@ -123,6 +123,7 @@ func FuzzDecode(f *testing.F) {
 		`{"type":"join","id":1,"room":"lobby","state":{"name":"Ann"}}`, `{"type":"publish","room":"a","data":{"x":[1,"}"]},"echo":true}`,
 		`{"type":"status","id":4,"status":"away","room":"lobby","state":{"typing":true}}`, `{"a":{"b":[{}]},"type":"ping","id":"\u0022"}`,
 		`[]`, `{}`, `null`, `{"id":1,"id":2}`, "\xff", `{"type":"members","room":"lobby","cursor":null}`,
+		`{"type":"members","room":"lobby","recent":true}`, `{"type":"members","room":"lobby","recent":false,"id":2}`, `{"type":"members","room":"lobby","recent":tru}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -154,6 +155,12 @@ func FuzzDecode(f *testing.F) {
 			var s string
 			if raw, ok := want[key]; ok && string(raw) != "null" && json.Unmarshal(raw, &s) == nil && s != got {
 				t.Fatalf("%s = %q, want %q", key, got, s)
+			}
+		}
+		for key, got := range map[string]bool{"echo": req.Echo, "recent": req.Recent} {
+			var b bool
+			if raw, ok := want[key]; ok && string(raw) != "null" && json.Unmarshal(raw, &b) == nil && b != got {
+				t.Fatalf("%s = %t, want %t", key, got, b)
 			}
 		}
 		// What is relayed must make a frame that is valid again.
