@@ -43,6 +43,18 @@ func TestDecode(t *testing.T) {
 			frame: `{"type":"ping","id":1,"id":-2}`,
 			want:  Request{Type: Ping, ID: []byte("-2"), Event: "message", Data: []byte("null"), Presence: PresenceFull},
 		},
+		"members and who has left": {
+			frame: `{"type":"members","room":"lobby","recent" : true ,"id":1}`,
+			want:  Request{Type: Members, ID: []byte("1"), Room: "lobby", Event: "message", Data: []byte("null"), Presence: PresenceFull, Recent: true},
+		},
+		"members without who has left": {
+			frame: `{"type":"members","room":"lobby","recent":true,"recent":false}`,
+			want:  Request{Type: Members, Room: "lobby", Event: "message", Data: []byte("null"), Presence: PresenceFull},
+		},
+		"members with a null for who has left": {
+			frame: `{"type":"members","room":"lobby","recent":null}`,
+			want:  Request{Type: Members, Room: "lobby", Event: "message", Data: []byte("null"), Presence: PresenceFull},
+		},
 		"state alone":                {frame: `{"type":"status","room":"a","state":{}}`, want: Request{Type: Status, Room: "a", State: []byte("{}"), Event: "message", Data: []byte("null"), Presence: PresenceFull}},
 		"fail/empty":                 {frame: ``, code: BadRequest},
 		"fail/not json":              {frame: `{"type":`, code: BadRequest},
@@ -70,6 +82,9 @@ func TestDecode(t *testing.T) {
 		"fail/id after the mistake":  {frame: `{"type":"join","room":5,"id":1}`, code: BadRequest, id: "1"},
 		"fail/keys are case-exact":   {frame: `{"Type":"ping","id":1}`, code: BadRequest, id: "1"},
 		"fail/cursor is a number":    {frame: `{"type":"members","room":"a","cursor":3,"id":1}`, code: BadRequest, id: "1"},
+		"fail/recent is a number":    {frame: `{"type":"members","room":"a","recent":1,"id":1}`, code: BadRequest, id: "1"},
+		"fail/recent is a word":      {frame: `{"type":"members","room":"a","recent":"true","id":1}`, code: BadRequest, id: "1"},
+		"fail/recent is an object":   {frame: `{"type":"members","room":"a","recent":{},"id":1}`, code: BadRequest, id: "1"},
 		"fail/first mistake is told": {frame: `{"type":"join","room":5,"state":{"a":"` + strings.Repeat("x", 2048) + `"}}`, code: BadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
