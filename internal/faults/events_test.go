@@ -13,8 +13,8 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// program is another program, which hears the events of all instances and believes nothing else. It keeps what can't be.
-type program struct {
+// listener is another program, which hears the events of all instances and believes nothing else. It keeps what can't be.
+type listener struct {
 	pubsub *redis.PubSub
 	ended  chan struct{}
 
@@ -27,9 +27,9 @@ type program struct {
 	problems []string
 }
 
-func (c *cluster) program() *program {
+func (c *cluster) listen() *listener {
 	c.Helper()
-	p := &program{
+	p := &listener{
 		ended: make(chan struct{}), online: map[string]bool{}, rooms: map[string]map[string]bool{}, pseq: map[string]uint64{}, counts: map[string]int{},
 	}
 	p.pubsub = c.store.Subscribe(c.Context(), "rooms:presence:update", "rooms:user:status", "rooms:room:event", "rooms:message:event")
@@ -50,7 +50,7 @@ func (c *cluster) program() *program {
 }
 
 // take believes an event: each change once, in the order of its room.
-func (p *program) take(channel, payload string) {
+func (p *listener) take(channel, payload string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var e struct {
@@ -105,7 +105,7 @@ func (p *program) take(channel, payload string) {
 }
 
 // knows returns how what the program believes differs from the truth.
-func (p *program) knows(c *cluster) error {
+func (p *listener) knows(c *cluster) error {
 	want := c.truth()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -127,7 +127,7 @@ func (p *program) knows(c *cluster) error {
 }
 
 // once returns an error until each of these was told, and fails the trial when one was told twice.
-func (p *program) once(c *cluster, what []string) error {
+func (p *listener) once(c *cluster, what []string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, w := range what {
@@ -145,7 +145,7 @@ func TestEvents(t *testing.T) {
 	t.Parallel()
 	s := size(600, 30)
 	c := start(t, s, options{nodes: 3, lines: "events presence user room message"})
-	p := c.program()
+	p := c.listen()
 	c.fill()
 	c.settled(func() error { return p.knows(c) })
 
