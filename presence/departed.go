@@ -36,8 +36,9 @@ func (d *departed) add(who Departed) {
 	}
 }
 
-// addAll notes what the scripts have written: lines of time, space, user, tab and state, the latest first.
+// addAll notes what the scripts have written: lines of time, space, user, tab and state, the latest first. The last may be cut.
 func (d *departed) addAll(text string) {
+	text = text[:strings.LastIndexByte(text, '\n')+1]
 	// The earliest first, as of those who left in the same millisecond the one that is added last is the latest.
 	for _, line := range slices.Backward(slices.Collect(strings.Lines(text))) {
 		at, who, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")

@@ -241,7 +241,7 @@ func TestDepartedAfterAFlush(t *testing.T) {
 // TestDepartedText reads what no script writes.
 func TestDepartedText(t *testing.T) {
 	var d departed
-	d.addAll("\n \nx ann\t{}\n12\n12 \n12 ann\n99999999999999999999 ann\t{}\n13 bob\t{\"tab\":\t1}")
+	d.addAll("\n \nx ann\t{}\n12\n12 \n12 ann\n99999999999999999999 ann\t{}\n13 bob\t{\"tab\":\t1}\n9 cut\t{")
 	if want := (departed{{"bob", "{\"tab\":\t1}", 13}}); !slices.Equal(d, want) {
 		t.Errorf("read %v, want %v", d, want)
 	}

@@ -117,7 +117,8 @@ while key <= #KEYS do
 			redis.call('HSET', sequence, 'p', seq)
 		else
 			departed = departed .. (redis.call('HGET', sequence, 'd') or '')
-			redis.call('HSET', sequence, 'p', seq, 'd', string.match(string.sub(departed, 1, 8192), '^.*\n'))
+			-- The last line may be cut: to look for its end would take longer than all the rest.
+			redis.call('HSET', sequence, 'p', seq, 'd', string.sub(departed, 1, 8192))
 		end
 		if left and redis.call('EXISTS', members) == 0 then
 			redis.call('EXPIRE', sequence, 3600)

@@ -37,7 +37,7 @@ if #out > 0 then
 		redis.call('HSET', KEYS[6], 'p', seq)
 	else
 		departed = departed .. (redis.call('HGET', KEYS[6], 'd') or '')
-		redis.call('HSET', KEYS[6], 'p', seq, 'd', string.match(string.sub(departed, 1, 8192), '^.*\n'))
+		redis.call('HSET', KEYS[6], 'p', seq, 'd', string.sub(departed, 1, 8192))
 	end
 	if redis.call('EXISTS', KEYS[4]) == 0 then
 		redis.call('EXPIRE', KEYS[6], 3600)
