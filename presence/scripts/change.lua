@@ -1,7 +1,8 @@
 -- Changes connections of one instance in some rooms, and tells every instance.
 -- KEYS: counters, rooms of the instance, then for each room: members, users, sequence.
--- ARGV: instance, what a room's channel begins with, the channel of events or "", what events begin with, then for each room: room, number of the batch, 1 if the instance stays in the
---   room, how many changes, and these: "+", connection, content: its version is the sequence that the batch gets, if it is news;
+-- ARGV: instance, what a room's channel begins with, the channel of events or "", what events begin with, then for each room: room, number
+--   of the batch, 1 if the instance stays in the room, how many changes, and these: "+", connection, content: its version is the sequence that
+--   the batch gets, if it is news;
 --   "0", connection, content: version 0, if it is news; "=", connection, content, version, since; or "-", connection, reason.
 --   Content is user \n status \n device \n state.
 -- Returns the write counter (0: the instance is gone), and for each room its sequence, and 1 if anything changed.
