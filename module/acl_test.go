@@ -57,8 +57,8 @@ func TestSubscriptionsRefused(t *testing.T) {
 	}
 }
 
-// documentedACL returns the command of docs/production.md that makes the user for us.
-func documentedACL(t *testing.T) []any {
+// documentedACL returns the command of docs/production.md that makes the user for us, or, with hub, one for that hub alone.
+func documentedACL(t *testing.T, hub string) []any {
 	t.Helper()
 	doc, err := os.ReadFile("../docs/production.md")
 	if err != nil {
@@ -71,6 +71,21 @@ func documentedACL(t *testing.T) []any {
 	}
 	args := []any{"ACL", "SETUSER"}
 	for word := range strings.FieldsSeq(strings.ReplaceAll(command, "\\\n", " ")) {
+		if hub == "" || !strings.HasSuffix(word, "rooms:*") {
+			args = append(args, word)
+		}
+	}
+	if hub == "" {
+		return args
+	}
+	_, rest, ok = strings.Cut(string(doc), "hubs on one Redis apart, give each a user with `")
+	keys, rest, _ := strings.Cut(rest, "`")
+	_, rest, events := strings.Cut(rest, "(events.md), `")
+	channels, _, _ := strings.Cut(rest, "`")
+	if !ok || !events {
+		t.Fatal("docs/production.md does not say what keeps hubs apart")
+	}
+	for word := range strings.FieldsSeq(strings.ReplaceAll(keys, "<hub>", hub) + " " + channels) {
 		args = append(args, word)
 	}
 	return args
@@ -79,12 +94,19 @@ func documentedACL(t *testing.T) []any {
 // TestDocumentedACL has a user with the documented rights do all that instances do, an instance die, and Redis forget, and expects that no
 // right was missing.
 func TestDocumentedACL(t *testing.T) {
+	for name, hub := range map[string]string{"all hubs": "", "one hub": "default"} {
+		t.Run(name, func(t *testing.T) { testDocumentedACL(t, documentedACL(t, hub)) })
+	}
+}
+
+func testDocumentedACL(t *testing.T, acl []any) {
 	redis := redistest.Start(t)
 	admin := redis.Client()
-	if err := admin.Do(t.Context(), documentedACL(t)...).Err(); err != nil {
+	if err := admin.Do(t.Context(), acl...).Err(); err != nil {
 		t.Fatal(err)
 	}
-	config := strings.Replace(clusterConfig, "limit publish", `limit log {
+	config := strings.Replace(clusterConfig, "limit publish", `events presence user room message
+		limit log {
 			on join
 			events 100
 			window 1m

@@ -149,6 +149,8 @@ func TestAdminShows(t *testing.T) {
 	if len(first["connections"].([]any)) != 2 || len(rest["connections"].([]any)) != 1 || rest["next"] != nil {
 		t.Errorf("connections: %v, %v", first, rest)
 	}
+	dial(t, c, "dan")
+	same(t, "a connection in no room", look(t, c, "/rooms/default/connections?user=dan"), `{"connections":[{"user":"dan","rooms":[]}],"next":null}`, "since", "conn")
 }
 
 func TestAdminRefuses(t *testing.T) {

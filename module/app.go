@@ -87,9 +87,9 @@ func (a *App) activate() {
 		for i, h := range handlers {
 			bindings[i] = h.binding()
 		}
+		shared.tell(handlers)
 		endpoints := shared.Bind(bindings)
 		shared.useDatabase(a.database[shared.key])
-		shared.tell(handlers)
 		for i, e := range endpoints {
 			handlers[i].activate(e)
 		}

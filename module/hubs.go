@@ -64,7 +64,8 @@ type sharedHub struct {
 	cluster ratelimit.Limiter // nil: in memory
 	base    string            // what the keys and channels begin with; empty: in memory
 
-	database string // the name of the presence database; "" for none; used as the configuration is put in force
+	database string          // the name of the presence database; "" for none; used as the configuration is put in force
+	telling  presence.Events // what other programs are told of presence; as database
 
 	shared atomic.Pointer[sharing] // filled when the hub starts, unless it is in memory
 	told   atomic.Bool             // it is known whether Redis is in reach
@@ -127,6 +128,7 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 			Dropped:     s.metrics.DroppedBus.Inc,
 		})
 		b.Start()
+		store.SetEvents(s.telling)
 		store.Start()
 		s.shared.Store(&sharing{store, b})
 		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true, Up: s.db.Up}

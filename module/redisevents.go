@@ -27,10 +27,10 @@ func (h *Handler) validateEvents() error {
 	return nil
 }
 
-// tell has other programs told, on channels in Redis, what handlers of the hub ask for. The hub is bound.
+// tell has other programs told, on channels in Redis, what handlers of the hub ask for. It is called before the hub is bound: already the first
+// thing that an instance does, which is to remove those that have died, is told.
 func (s *sharedHub) tell(handlers []*Handler) {
-	shared := s.shared.Load()
-	if shared == nil {
+	if s.db == nil {
 		return // in memory
 	}
 	channel := func(word, name string) string {
@@ -41,11 +41,14 @@ func (s *sharedHub) tell(handlers []*Handler) {
 	}
 	head := string(append(wire.AppendString([]byte(`{"version":1,"hub":`), s.key.name), `,"node":`...))
 	head = string(wire.AppendString([]byte(head), s.Node()))
-	shared.presence.SetEvents(presence.Events{
+	s.telling = presence.Events{
 		Presence: channel("presence", "presence:update"),
 		Users:    channel("user", "user:status"),
 		Rooms:    channel("room", "room:event"),
 		Head:     head,
-	})
+	}
+	if shared := s.shared.Load(); shared != nil {
+		shared.presence.SetEvents(s.telling)
+	}
 	s.TellMessages(channel("message", "message:event"), head)
 }

@@ -10,12 +10,11 @@ import (
 // happens on this instance. Came, Went, SetStatus and Removed are called with a lock held, for one user in the order of what happened: they
 // must not block, and must not call the store.
 type Archive interface {
-	// Attach is called once, by the store, before all others but User and Close. The name of the instance is that of the process's life.
-	Attach(instance string, store Archived)
-	// Start begins to write, with everyone who is online. It is called once, after Attach, when an archive that had the same store before is
-	// closed.
-	Start()
-	// Came tells that the first connection of a user on this instance is online since a time, in Unix milliseconds.
+	// Start is called once, before all others but User and Close. The instance has no other archive that writes once after is closed, which is
+	// nil when there was none: until then nothing may be written, as the end of one might undo what the next one has begun.
+	Start(instance string, store Archived, after <-chan struct{})
+	// Came tells that a user whose first connection on this instance has come is online since a time, in Unix milliseconds, and again when it
+	// turns out that he was online before, elsewhere.
 	Came(user, device string, at int64)
 	// Went tells that the last one has ended; the user was connected until that time, in Unix milliseconds.
 	Went(user, device string, at int64)
@@ -27,6 +26,8 @@ type Archive interface {
 	User(ctx context.Context, id string) (s Seen, known bool, err error)
 	// Health tells whether the archive is in reach, and how many users' changes wait to be written. It may be called from any goroutine.
 	Health() (up bool, waiting int)
+	// Done is closed when nothing more is written.
+	Done() <-chan struct{}
 	// Close writes what is not written yet, makes everyone on this instance offline, and ends the archive. What can't be done until ctx ends
 	// is left.
 	Close(ctx context.Context) error
@@ -43,7 +44,7 @@ type Archived interface {
 // Here is a user with a connection on this instance.
 type Here struct {
 	User, Device string
-	Since        int64 // Unix milliseconds
+	Since        int64 // on any instance, Unix milliseconds
 }
 
 // Seen is what an archive knows of a user. Times are Unix milliseconds.
@@ -53,7 +54,7 @@ type Seen struct {
 	Since    int64
 	LastSeen int64
 	Device   string // the last one
-	Status   string // the last that the user has set everywhere; "" if none
+	Status   string // the last that the user has set everywhere, if Online since he came; "" if none
 	AsOf     int64  // when all this was known to be true
 }
 
@@ -61,8 +62,11 @@ type Seen struct {
 func (b *base) SetArchive(a Archive) (before Archive) {
 	b.mu.Lock()
 	before, b.archive = b.archive, a
+	if before != nil {
+		b.written = before.Done()
+	}
 	if a != nil {
-		a.Attach(b.boot, archived{b})
+		a.Start(b.boot, archived{b}, b.written)
 	}
 	b.mu.Unlock()
 	return before

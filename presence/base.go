@@ -24,7 +24,8 @@ type base struct {
 	boot     string // the name of this instance's life, which is never used again
 
 	mu      sync.Mutex
-	archive Archive // or nil
+	archive Archive         // or nil
+	written <-chan struct{} // closed when the archive before it, if there was one, writes no more
 	closed  bool
 	rooms   map[string]*room
 	conns   map[string]*conn // own connections, those held through their grace included
@@ -65,7 +66,7 @@ type user struct {
 	held      int                      // connections among them that are held
 	status    string                   // the explicit status, or ""
 	statusVer uint64                   // an older status never replaces a newer one
-	came      int64                    // when the first own connection did, Unix milliseconds
+	came      int64                    // when the first connection did without a break, as far as is known here, Unix milliseconds
 	seen      int64                    // the latest activity, Unix milliseconds
 	lost      int64                    // when an own connection was lost last, Unix milliseconds
 }
@@ -284,7 +285,7 @@ func (b *base) Join(ctx context.Context, name, id string, s State, admit func(v 
 	degraded := b.await(ctx, r, o)
 	if admit != nil {
 		r.viewed = true
-		admit(view{r, degraded}, degraded)
+		admit(view{r, degraded, b.now()}, degraded)
 	}
 	return nil
 }
@@ -409,7 +410,7 @@ func (b *base) View(name string, f func(v View, degraded bool)) bool {
 	defer b.unlock(r)
 	degraded := b.shared != nil && b.shared.degraded(r)
 	r.viewed = true
-	f(view{r, degraded}, degraded)
+	f(view{r, degraded, b.now()}, degraded)
 	return true
 }
 

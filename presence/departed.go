@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // MaxDeparted is how many of those who have left a room are remembered.
@@ -23,7 +24,7 @@ type departed []Departed
 // add notes that a user has left.
 func (d *departed) add(who Departed) {
 	if i := slices.IndexFunc(*d, func(o Departed) bool { return o.User == who.User }); i >= 0 {
-		if (*d)[i].At >= who.At {
+		if (*d)[i].At > who.At {
 			return
 		}
 		*d = slices.Delete(*d, i, i+1)
@@ -35,9 +36,11 @@ func (d *departed) add(who Departed) {
 	}
 }
 
-// addAll notes what the scripts have written: lines of time, space, user, tab and state, the latest first.
+// addAll notes what the scripts have written: lines of time, space, user, tab and state, the latest first. The last may be cut.
 func (d *departed) addAll(text string) {
-	for line := range strings.Lines(text) {
+	text = text[:strings.LastIndexByte(text, '\n')+1]
+	// The earliest first, as of those who left in the same millisecond the one that is added last is the latest.
+	for _, line := range slices.Backward(slices.Collect(strings.Lines(text))) {
 		at, who, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		user, state, ok := strings.Cut(who, "\t")
 		if n, err := strconv.ParseInt(at, 10, 64); ok && err == nil {
@@ -46,10 +49,16 @@ func (d *departed) addAll(text string) {
 	}
 }
 
-// away returns those who are not back, the latest first.
-func (r *roster) away() []Departed {
+// departedFor is how long who has left is remembered; as long Redis keeps the sequence of an empty room.
+const departedFor = time.Hour
+
+// away returns those who are not back and left since a time in Unix milliseconds, the latest first.
+func (r *roster) away(since int64) []Departed {
 	away := make([]Departed, 0, len(r.departed))
 	for _, d := range slices.Backward(r.departed) {
+		if d.At < since {
+			break
+		}
 		if r.users[d.User] == nil {
 			away = append(away, d)
 		}

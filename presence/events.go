@@ -13,7 +13,8 @@ type Events struct {
 // SetEvents has changes told on these channels from now on. It may be called from any goroutine.
 func (s *Redis) SetEvents(e Events) { s.events.Store(&e) }
 
-// reset returns what registerScript needs to tell that what was told before may not be true any more.
+// reset returns what registerScript needs to tell that what was told before may not be true any more: not at all when Redis has no instance,
+// else where it could not be written.
 func (e *Events) reset() []any {
 	args := []any{e.Head}
 	for _, channel := range []string{e.Presence, e.Rooms} {

@@ -177,8 +177,9 @@ type Store interface {
 	// OnlineCount returns how many users are online.
 	OnlineCount(ctx context.Context) (int, error)
 
-	// SetArchive has the store tell a from now on; nil has it tell nobody. It returns the archive that was told before. The caller closes that, and
-	// then starts a. A store that is closed tells nobody any more.
+	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was
+	// told before. The caller closes that: the next one writes nothing before. A store that is closed tells nobody any more, but leaves its archive
+	// to the caller too.
 	SetArchive(a Archive) (before Archive)
 	// Seen returns what the archive knows of a user; false when there is nothing, or no archive.
 	Seen(ctx context.Context, id string) (s Seen, known bool, err error)

@@ -57,6 +57,7 @@ type Redis struct {
 	queued   int                     // changes and other operations in queue
 	pushing  bool                    // the queue holds everything of this instance, so its length says nothing
 	healing  bool                    // the present name is not the first, and others may not be back yet
+	whole    time.Time               // until then others may not have written again what Redis has lost
 	batch    uint64                  // number of the latest batch of changes, over all names
 	acked    uint64                  // number of the latest batch that Redis has answered
 	beats    uint64                  // number of the latest heartbeat that was queued
@@ -181,16 +182,32 @@ func (s *Redis) online(c *conn) *op {
 		keys:   []string{s.keys.user(c.User)},
 		args:   args,
 		reply: func(res []any) {
+			text, _ := res[0].(string)
+			since, text, _ := strings.Cut(text, "\n")
 			s.mu.Lock()
 			c.known = true
+			if n, err := strconv.ParseInt(since, 10, 64); err == nil {
+				s.cameBefore(c, n)
+			}
 			s.mu.Unlock()
-			text, _ := res[0].(string)
 			ver, status, ok := strings.Cut(text, "\n")
 			if n, err := strconv.ParseUint(ver, 10, 64); ok && err == nil {
 				s.setStatus(c.User, n, status)
 			}
 		},
 	})
+}
+
+// cameBefore notes that the user of an own connection was online before he came here. base.mu is held.
+func (s *Redis) cameBefore(c *conn, since int64) {
+	u := s.users[c.User]
+	if s.conns[c.ID] != c || since >= u.came {
+		return
+	}
+	u.came = since
+	if s.archive != nil && !c.Anonymous {
+		s.archive.Came(c.User, c.Device, since)
+	}
 }
 
 // offline implements shared.

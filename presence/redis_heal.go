@@ -63,10 +63,8 @@ func (s *Redis) begin() bool {
 		return false
 	}
 	announce := ""
-	var reset []any
 	if len(stale) > 0 {
 		announce = string(kindReset)
-		reset = s.events.Load().reset()
 	}
 	if err := s.loadScripts(); err != nil {
 		s.warn(err)
@@ -74,7 +72,7 @@ func (s *Redis) begin() bool {
 	}
 	sent := time.Now()
 	lease := []string{s.keys.leases(), s.keys.counters()}
-	args := append([]any{iid, s.ttl.Milliseconds(), s.UsersChannel(), announce}, reset...)
+	args := append([]any{iid, s.ttl.Milliseconds(), s.UsersChannel(), announce}, s.events.Load().reset()...)
 	dead, err := s.run(s.ctx, registerScript, lease, args...).StringSlice()
 	if err != nil {
 		s.warn(err)
@@ -91,6 +89,10 @@ func (s *Redis) begin() bool {
 		return false
 	}
 	s.iid, s.up, s.doubt, s.pushing, s.healing = iid, true, nil, true, len(stale) > 0
+	if s.healing {
+		// reunite waits for those only with whom this instance shares rooms.
+		s.whole = sent.Add(2 * s.interval())
+	}
 	for _, c := range s.conns {
 		s.online(c)
 	}

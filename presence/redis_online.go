@@ -2,9 +2,11 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -34,7 +36,10 @@ func (s *Redis) Online(ctx context.Context, cursor string, limit int) (users []O
 	if len(ids) == 0 {
 		return nil, "", nil
 	}
-	users, err = s.readUsers(ctx, ids)
+	s.mu.Lock()
+	iid := s.iid
+	s.mu.Unlock()
+	users, _, err = s.readUsers(ctx, ids, iid)
 	return users, next, err
 }
 
@@ -46,33 +51,37 @@ func (s *Redis) User(ctx context.Context, id string) (u OnlineUser, online bool,
 	if err := s.open(); err != nil {
 		return OnlineUser{}, false, err
 	}
+	s.mu.Lock()
+	iid, whole := s.iid, s.writable() && !s.healing && !time.Now().Before(s.whole)
+	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	users, err := s.readUsers(ctx, []string{id})
+	users, leased, err := s.readUsers(ctx, []string{id}, iid)
 	if len(users) == 1 {
 		return users[0], true, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u, online = s.here(id)
-	if err == nil && (online || s.healing || !s.writable()) {
+	if err == nil && (online || !whole || !leased) {
 		err = errRebuilding // what is not there yet says nothing
 	}
 	return u, online, err
 }
 
-// readUsers returns those of some users who are online.
-func (s *Redis) readUsers(ctx context.Context, ids []string) ([]OnlineUser, error) {
+// readUsers returns those of some users who are online, and whether an instance had a lease afterwards: without, Redis may have lost everyone.
+func (s *Redis) readUsers(ctx context.Context, ids []string, iid string) (users []OnlineUser, leased bool, err error) {
 	pipe := s.client.Pipeline()
 	seen := pipe.ZMScore(ctx, s.keys.seen(), ids...)
 	fields := make([]*redis.MapStringStringCmd, len(ids))
 	for i, id := range ids {
 		fields[i] = pipe.HGetAll(ctx, s.keys.user(id))
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, fmt.Errorf("presence: reading who is online: %w", err)
+	lease := pipe.ZScore(ctx, s.keys.leases(), iid)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, false, fmt.Errorf("presence: reading who is online: %w", err)
 	}
-	users := make([]OnlineUser, 0, len(ids))
+	users = make([]OnlineUser, 0, len(ids))
 	for i, id := range ids {
 		f := fields[i].Val()
 		if len(f) == 0 {
@@ -90,7 +99,7 @@ func (s *Redis) readUsers(ctx context.Context, ids []string) ([]OnlineUser, erro
 		u.Since, u.LastSeen = since, int64(seen.Val()[i])
 		users = append(users, u)
 	}
-	return users, nil
+	return users, lease.Err() == nil, nil
 }
 
 // OnlineCount implements Store.

@@ -33,6 +33,7 @@ func newRoom(name string) *room {
 type view struct {
 	room     *room
 	degraded bool
+	now      int64 // Unix milliseconds
 }
 
 // Member implements View.
@@ -52,7 +53,7 @@ func (v view) Page(cursor string, limit int) Snapshot {
 }
 
 // Departed implements View.
-func (v view) Departed() []Departed { return v.room.away() }
+func (v view) Departed() []Departed { return v.room.away(v.now - departedFor.Milliseconds()) }
 
 // applyOwn changes own connections in the replica of a locked room at once, under a sequence of its own.
 // The changes carry connection ids.

@@ -44,8 +44,15 @@ func dump(t *testing.T, client *redis.Client, k keys) map[string]string {
 	return all
 }
 
-// TestScriptsAgain runs every script of a life twice with the same arguments: the second time must change nothing and tell nobody.
+// TestScriptsAgain runs every script of a life twice with the same arguments: the second time must change nothing and tell nobody, other
+// programs included.
 func TestScriptsAgain(t *testing.T) {
+	t.Run("without events", func(t *testing.T) { scriptsAgain(t, "") })
+	t.Run("with events", func(t *testing.T) { scriptsAgain(t, "events") })
+}
+
+func scriptsAgain(t *testing.T, events string) {
+	const head = `{"hub":"h"`
 	client := redistest.Start(t).Client()
 	k := keys("p:{x}")
 	sub := client.PSubscribe(t.Context(), "*")
@@ -71,7 +78,7 @@ func TestScriptsAgain(t *testing.T) {
 	}
 	change := func(iid string, stays int, args ...any) ([]string, []any) {
 		return []string{k.counters(), k.roomsOf(iid), k.members("r"), k.counts("r"), k.seq("r")},
-			append([]any{iid, "e:", "", "", "r", 1, stays}, args...)
+			append([]any{iid, "e:", events, head, "r", 1, stays}, args...)
 	}
 	user := func(iid string) []string {
 		return []string{k.counters(), k.usersOf(iid), k.online(), k.seen(), k.user("u")}
@@ -82,52 +89,60 @@ func TestScriptsAgain(t *testing.T) {
 		name   string
 		script *redis.Script
 		tells  int // payloads the first time
+		events int // the same, when there are events
 		keys   []string
 		args   []any
 	}
 	var steps []step
-	add := func(name string, script *redis.Script, tells int, keys []string, args ...any) {
-		steps = append(steps, step{name, script, tells, keys, args})
+	add := func(name string, script *redis.Script, tells, events int, keys []string, args ...any) {
+		steps = append(steps, step{name, script, tells, events, keys, args})
 	}
 	lease := []string{k.leases(), k.counters()}
-	add("register", registerScript, 1, lease, "i", 60000, "users", "")
-	add("register another", registerScript, 1, lease, "j", 60000, "users", "")
-	add("heartbeat", heartbeatScript, 0, lease, "i", 60000)
-	add("online", usersScript, 0, user("i"), "i", "", "", "+", "c1", "u", "d", 0)
-	add("online again", usersScript, 0, user("j"), "j", "", "", "~", "c2", "u", "d", 12, "7\nknown")
-	add("touch", touchScript, 0, []string{k.counters(), k.seen()}, "i", "u", "nobody")
-	add("status", statusScript, 1, []string{k.counters(), k.user("u")}, "i", "users", "u", "away", "", "")
-	add("status of nobody", statusScript, 0, []string{k.counters(), k.user("nobody")}, "i", "users", "nobody", "away", "", "")
+	register := func(iid string) []any {
+		return append([]any{iid, 60000, "users", ""}, (&Events{Rooms: events, Head: head}).reset()...)
+	}
+	add("register", registerScript, 1, 1, lease, register("i")...)
+	add("register another", registerScript, 1, 0, lease, register("j")...)
+	add("heartbeat", heartbeatScript, 0, 0, lease, "i", 60000)
+	add("online", usersScript, 0, 1, user("i"), "i", events, head, "+", "c1", "u", "d", 0)
+	add("online again", usersScript, 0, 0, user("j"), "j", events, head, "~", "c2", "u", "d", 12, "7\nknown")
+	add("touch", touchScript, 0, 0, []string{k.counters(), k.seen()}, "i", "u", "nobody")
+	add("status", statusScript, 1, 1, []string{k.counters(), k.user("u")}, "i", "users", "u", "away", events, head)
+	add("status of nobody", statusScript, 0, 0, []string{k.counters(), k.user("nobody")}, "i", "users", "nobody", "away", events, head)
 	keysOf, args := change("i", 1, 2, "+", "c1", content, "0", "c3", content)
-	add("join", changeScript, 1, keysOf, args...)
+	add("join", changeScript, 1, 2, keysOf, args...)
 	keysOf, args = change("j", 1, 1, "=", "c2", content, "12", "34")
-	add("join of another", changeScript, 1, keysOf, args...)
+	add("join of another", changeScript, 1, 0, keysOf, args...)
 	rooms := []string{k.counters(), k.roomsOf("i"), k.members("r2"), k.counts("r2"), k.seq("r2"), k.members("r3"), k.counts("r3"), k.seq("r3")}
-	add("join of two rooms", changeScript, 2, rooms, "i", "e:", "", "", "r2", 2, 1, 2, "+", "c1", content, "0", "c3", content, "r3", 3, 1, 1, "=", "c1", content, "12", "34")
-	add("leave of two rooms", changeScript, 2, rooms, "i", "e:", "", "", "r2", 4, 0, 2, "-", "c1", "left", "-", "c3", "left", "r3", 5, 0, 1, "-", "c1", "left")
+	add("join of two rooms", changeScript, 2, 4, rooms, "i", "e:", events, head, "r2", 2, 1, 2, "+", "c1", content, "0", "c3", content, "r3", 3, 1, 1, "=", "c1", content, "12", "34")
+	add("leave of two rooms", changeScript, 2, 4, rooms, "i", "e:", events, head, "r2", 4, 0, 2, "-", "c1", "left", "-", "c3", "left", "r3", 5, 0, 1, "-", "c1", "left")
 	users := []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("v"), k.user("w"), k.user("v")}
-	add("several online", usersScript, 0, users, "i", "", "", "+", "c4", "v", "d", 0, "~", "c5", "w", "d", 0, "7\nknown", "+", "c6", "v", "e", 0)
-	add("several offline", usersScript, 0, users, "i", "", "", "-", "c4", "v", 1, "-", "c5", "w", 0, "-", "c6", "v", 0)
+	add("several online", usersScript, 0, 2, users, "i", events, head, "+", "c4", "v", "d", 0, "~", "c5", "w", "d", 0, "7\nknown", "+", "c6", "v", "e", 0)
+	add("several offline", usersScript, 0, 2, users, "i", events, head, "-", "c4", "v", 1, "-", "c5", "w", 0, "-", "c6", "v", 0)
 	keysOf, args = change("i", 1, 1, "+", "c1", busy)
-	add("update", changeScript, 1, keysOf, args...)
+	add("update", changeScript, 1, 0, keysOf, args...)
 	keysOf, args = change("i", 1, 1, "-", "c3", "left")
-	add("leave", changeScript, 1, keysOf, args...)
-	add("retire", retireScript, 0, []string{k.leases(), k.counters(), k.reasons()}, "i", 0, "timeout")
-	add("reap_fence", reapFence, 0, lease, "i")
-	add("reap_room", reapRoom, 1, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")},
-		"i", "r", "e:r", "0", "", "")
-	add("reap_users", reapUsers, 0, []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}, "i", "", "", "u")
-	add("reap_end", reapEnd, 0, []string{k.leases(), k.reasons(), k.roomsOf("i"), k.usersOf("i")}, "i")
+	add("leave", changeScript, 1, 0, keysOf, args...)
+	add("retire", retireScript, 0, 0, []string{k.leases(), k.counters(), k.reasons()}, "i", 0, "timeout")
+	add("reap_fence", reapFence, 0, 0, lease, "i")
+	add("reap_room", reapRoom, 1, 0, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r")},
+		"i", "r", "e:r", "0", events, head)
+	add("reap_users", reapUsers, 0, 0, []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}, "i", events, head, "u")
+	add("reap_end", reapEnd, 0, 0, []string{k.leases(), k.reasons(), k.roomsOf("i"), k.usersOf("i")}, "i")
 	keysOf, args = change("j", 0, 1, "-", "c2", "left")
-	add("last leave", changeScript, 1, keysOf, args...)
-	add("offline", usersScript, 0, user("j"), "j", "", "", "-", "c2", "u", 0)
+	add("last leave", changeScript, 1, 2, keysOf, args...)
+	add("offline", usersScript, 0, 1, user("j"), "j", events, head, "-", "c2", "u", 0)
 
 	for _, s := range steps {
 		if err := s.script.Run(t.Context(), client, s.keys, s.args...).Err(); err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
-		if n := published(); n != s.tells {
-			t.Errorf("%s published %d times, want %d", s.name, n, s.tells)
+		want := s.tells
+		if events != "" {
+			want += s.events
+		}
+		if n := published(); n != want {
+			t.Errorf("%s published %d times, want %d", s.name, n, want)
 		}
 		once := dump(t, client, k)
 		if err := s.script.Run(t.Context(), client, s.keys, s.args...).Err(); err != nil {

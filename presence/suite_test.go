@@ -239,6 +239,8 @@ func runSuite(t *testing.T, start func(t *testing.T, n int) *site) {
 		"who is back is counted once":   testBackIsCountedOnce,
 		"snapshots and events add up":   testAtomic,
 		"any state passes byte by byte": testBytes,
+		"who has left":                  testDeparted,
+		"who has left long ago":         testDepartedBound,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -814,9 +816,11 @@ func testBytes(t *testing.T, s *site) {
 	}
 }
 
-func memorySite(t *testing.T, _ int) *site {
+func memorySite(t *testing.T, _ int) *site { return startMemory(t, Options{}) }
+
+func startMemory(t *testing.T, opts Options) *site {
 	rec := newRecorder(t)
-	m := NewMemory(Options{}, rec)
+	m := NewMemory(opts, rec)
 	t.Cleanup(func() { _ = m.Close(context.Background(), 0) })
 	return &site{t: t, stores: []Store{m}, seen: []*recorder{rec}, open: func(_ int, room string) {
 		if degraded, err := m.Open(t.Context(), room); err != nil || degraded {

@@ -53,12 +53,14 @@ func TestChat(t *testing.T) {
 	bob.run(t, `location.hash = "#elsewhere"`)
 	ann.sees(t, event("Bob left."))
 	ann.sees(t, alone)
+	ann.sees(t, gone("Bob, just now"))
 	bob.sees(t, `document.querySelector("#room").textContent === "elsewhere" && `+alone)
 	bob.say(t, "nobody hears this")
 	bob.sees(t, delivered("nobody hears this"))
 	bob.run(t, `location.hash = "#lobby"`)
 	ann.sees(t, count(`#messages [data-kind="event"]`, "Bob joined.", 2))
 	bob.sees(t, member("Ann", "online"))
+	ann.sees(t, gone())
 
 	flood(t, ann, bob)
 
@@ -98,6 +100,22 @@ func TestChat(t *testing.T) {
 	ann.sees(t, left)
 	ann.sees(t, alone)
 	ann.sees(t, count("#messages .text", "nobody hears this", 0))
+
+	// Who comes later is told who was here, for as long as an hour.
+	cid := openPage(t, browser, "http://"+server.Addr, "Cid")
+	for _, p := range []*page{ann, cid} {
+		p.sees(t, gone("Bob, just now"))
+		for _, later := range []struct {
+			minutes int
+			want    string
+		}{{1, gone("Bob, 1 minute ago")}, {59, gone("Bob, 59 minutes ago")}, {60, gone()}} {
+			p.run(t, fmt.Sprintf(`{
+				const left = Date.parse(document.querySelector("#gone time").dateTime);
+				Date.now = () => left + %d * 60000;
+			}`, later.minutes))
+			p.sees(t, later.want)
+		}
+	}
 }
 
 // TestCrowdedChat enters a room of more people than are told by name: the page counts them, and names them again when some have left.
@@ -181,6 +199,12 @@ func count(selector, text string, n int) string {
 }
 
 func event(text string) string { return count(`#messages [data-kind="event"]`, text, 1) }
+
+// gone is that exactly these are shown as having left.
+func gone(texts ...string) string {
+	return fmt.Sprintf(`[...document.querySelectorAll("#gone li")].map((e) => e.textContent).join("|") === %q && document.querySelector("#left").hidden === %t`,
+		strings.Join(texts, "|"), len(texts) == 0)
+}
 
 func delivered(text string) string {
 	return count(`#messages [data-mine="true"][data-delivery="sent"] .text`, text, 1)

@@ -45,7 +45,7 @@ func TestMetricsAreThere(t *testing.T) {
 		t.Skip("builds a Caddy and starts a Redis")
 	}
 	redis := redistest.Start(t)
-	server := caddytest.Start(t, "examples/monitoring/Caddyfile", "REDIS_URL="+redis.URL())
+	server := caddytest.Start(t, "examples/monitoring/Caddyfile", "REDIS_URL="+redis.URL(), "ROOMS_DATABASE=sqlite:"+t.TempDir()+"/presence.db")
 	server.WaitLog("presence is shared")
 	traffic(t, server)
 	if err := redis.Client().Publish(t.Context(), "rooms:{default}:e:lobby", "{").Err(); err != nil {

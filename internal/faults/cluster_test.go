@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ type options struct {
 	nodes   int               // default 2
 	program string            // default: the one that is tested
 	lines   string            // further lines of the rooms block
+	archive string            // the presence database; default: none
 	global  string            // global options of Caddy
 	redis   *redistest.Server // default: a new one
 	url     func(node int) string
@@ -61,7 +63,7 @@ func start(t testing.TB, s scale, o options) *cluster {
 	c.store = c.redis.Client()
 	c.nodes = make([]*caddytest.Caddy, o.nodes)
 	for i := range c.nodes {
-		c.nodes[i] = caddytest.StartProgram(t, o.program, c.config(edition{lines: o.lines, global: o.global}), "REDIS="+o.url(i))
+		c.nodes[i] = caddytest.StartProgram(t, o.program, c.config(edition{lines: o.lines, archive: o.archive, global: o.global}), "REDIS="+o.url(i))
 		c.nodes[i].WaitLog("presence is shared")
 	}
 	// What the first connection makes grow is not the others'.
@@ -78,19 +80,27 @@ func start(t testing.TB, s scale, o options) *cluster {
 
 // edition is what one configuration of an instance says differently from another.
 type edition struct {
-	global string // global options of Caddy
-	redis  string // the redis block without its word; default: the Redis of the trial
-	lines  string // further lines of the rooms block
-	beside string // further lines of the site
-	sites  string // further sites
-	absent bool   // no rooms block
+	global  string // global options of Caddy
+	redis   string // the redis block without its word; default: the Redis of the trial
+	archive string // the presence database; default: none
+	lines   string // further lines of the rooms block
+	beside  string // further lines of the site
+	sites   string // further sites
+	absent  bool   // no rooms block
 }
 
 // config names users by the query. At full scale all times are the defaults.
 func (c *cluster) config(e edition) string {
-	presence := ""
+	var lines []string
 	if c.ttl != defaultTTL {
-		presence = fmt.Sprintf("presence {\ngrace %s\nttl %s\n}", c.grace, c.ttl)
+		lines = append(lines, fmt.Sprintf("grace %s\nttl %s\n", c.grace, c.ttl))
+	}
+	if e.archive != "" {
+		lines = append(lines, fmt.Sprintf("database %q\n", e.archive))
+	}
+	presence := ""
+	if len(lines) > 0 {
+		presence = "presence {\n" + strings.Join(lines, "") + "}"
 	}
 	rooms := fmt.Sprintf("rooms /ws {\nuser {http.request.uri.query.user}\nno_default_limits\nredis %s\n%s\n%s\n}",
 		cmp.Or(e.redis, "{$REDIS}"), presence, e.lines)

@@ -189,7 +189,7 @@ func (h *Hub) Close(exit <-chan struct{}) error {
 	return err
 }
 
-// Archive has the presence store tell a from now on, nobody if it is nil, closes the archive before, and then starts a. It waits for neither.
+// Archive has the presence store tell a from now on, nobody if it is nil, and closes the archive before, for which it does not wait.
 // The hub must be bound.
 func (h *Hub) Archive(a presence.Archive) {
 	before := h.backend.Store.SetArchive(a)
@@ -201,9 +201,6 @@ func (h *Hub) Archive(a presence.Archive) {
 		defer cancel()
 		if err := h.closeArchive(ctx, before); err != nil {
 			h.logger.Warn("closing presence database", zap.Error(err))
-		}
-		if a != nil {
-			a.Start()
 		}
 	}()
 }

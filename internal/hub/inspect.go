@@ -115,13 +115,14 @@ type Connection struct {
 	User   string
 	Device string
 	Since  time.Time
-	Rooms  []string // sorted
+	Rooms  []string // sorted; not nil
 }
 
 func (s *Session) connection() Connection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	rooms := slices.Sorted(s.rooms.Keys())
+	rooms := slices.AppendSeq([]string{}, s.rooms.Keys())
+	slices.Sort(rooms)
 	return Connection{ID: s.id, User: s.user, Device: s.device, Since: s.opened, Rooms: rooms}
 }
 

@@ -43,6 +43,18 @@ func TestDecode(t *testing.T) {
 			frame: `{"type":"ping","id":1,"id":-2}`,
 			want:  Request{Type: Ping, ID: []byte("-2"), Event: "message", Data: []byte("null"), Presence: PresenceFull},
 		},
+		"members and who has left": {
+			frame: `{"type":"members","room":"lobby","recent" : true ,"id":1}`,
+			want:  Request{Type: Members, ID: []byte("1"), Room: "lobby", Event: "message", Data: []byte("null"), Presence: PresenceFull, Recent: true},
+		},
+		"members without who has left": {
+			frame: `{"type":"members","room":"lobby","recent":true,"recent":false}`,
+			want:  Request{Type: Members, Room: "lobby", Event: "message", Data: []byte("null"), Presence: PresenceFull},
+		},
+		"members with a null for who has left": {
+			frame: `{"type":"members","room":"lobby","recent":null}`,
+			want:  Request{Type: Members, Room: "lobby", Event: "message", Data: []byte("null"), Presence: PresenceFull},
+		},
 		"state alone":                {frame: `{"type":"status","room":"a","state":{}}`, want: Request{Type: Status, Room: "a", State: []byte("{}"), Event: "message", Data: []byte("null"), Presence: PresenceFull}},
 		"fail/empty":                 {frame: ``, code: BadRequest},
 		"fail/not json":              {frame: `{"type":`, code: BadRequest},
@@ -70,6 +82,9 @@ func TestDecode(t *testing.T) {
 		"fail/id after the mistake":  {frame: `{"type":"join","room":5,"id":1}`, code: BadRequest, id: "1"},
 		"fail/keys are case-exact":   {frame: `{"Type":"ping","id":1}`, code: BadRequest, id: "1"},
 		"fail/cursor is a number":    {frame: `{"type":"members","room":"a","cursor":3,"id":1}`, code: BadRequest, id: "1"},
+		"fail/recent is a number":    {frame: `{"type":"members","room":"a","recent":1,"id":1}`, code: BadRequest, id: "1"},
+		"fail/recent is a word":      {frame: `{"type":"members","room":"a","recent":"true","id":1}`, code: BadRequest, id: "1"},
+		"fail/recent is an object":   {frame: `{"type":"members","room":"a","recent":{},"id":1}`, code: BadRequest, id: "1"},
 		"fail/first mistake is told": {frame: `{"type":"join","room":5,"state":{"a":"` + strings.Repeat("x", 2048) + `"}}`, code: BadRequest},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,6 +138,7 @@ func FuzzDecode(f *testing.F) {
 		`{"type":"join","id":1,"room":"lobby","state":{"name":"Ann"}}`, `{"type":"publish","room":"a","data":{"x":[1,"}"]},"echo":true}`,
 		`{"type":"status","id":4,"status":"away","room":"lobby","state":{"typing":true}}`, `{"a":{"b":[{}]},"type":"ping","id":"\u0022"}`,
 		`[]`, `{}`, `null`, `{"id":1,"id":2}`, "\xff", `{"type":"members","room":"lobby","cursor":null}`,
+		`{"type":"members","room":"lobby","recent":true}`, `{"type":"members","room":"lobby","recent":false,"id":2}`, `{"type":"members","room":"lobby","recent":tru}`,
 	} {
 		f.Add([]byte(s))
 	}
@@ -154,6 +170,12 @@ func FuzzDecode(f *testing.F) {
 			var s string
 			if raw, ok := want[key]; ok && string(raw) != "null" && json.Unmarshal(raw, &s) == nil && s != got {
 				t.Fatalf("%s = %q, want %q", key, got, s)
+			}
+		}
+		for key, got := range map[string]bool{"echo": req.Echo, "recent": req.Recent} {
+			var b bool
+			if raw, ok := want[key]; ok && string(raw) != "null" && json.Unmarshal(raw, &b) == nil && b != got {
+				t.Fatalf("%s = %t, want %t", key, got, b)
 			}
 		}
 		// What is relayed must make a frame that is valid again.

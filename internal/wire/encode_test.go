@@ -41,6 +41,20 @@ func TestAppend(t *testing.T) {
 			AppendAck(nil, &Ack{ID: []byte("5"), Room: "lobby", Mode: PresenceFull, Page: true, Snapshot: &presence.Snapshot{PSeq: 78, Count: 12, Next: "42"}}),
 			`{"type":"ack","id":5,"room":"lobby","presence":{"pseq":78,"count":12,"members":[],"next":"42"}}`,
 		},
+		"members and who has left": {
+			AppendAck(nil, &Ack{ID: []byte("5"), Room: "lobby", Mode: PresenceFull, Page: true, Snapshot: &presence.Snapshot{PSeq: 78, Count: 12, Next: "42"},
+				Recent: []presence.Departed{{User: "a\"\\\u2028", State: "{\n\"x\":\"%s\"}", At: 1795426100000}, {User: "b", State: "{}", At: 1}}, Degraded: true}),
+			`{"type":"ack","id":5,"room":"lobby","presence":{"pseq":78,"count":12,"members":[],"next":"42","recent":[{"user":"a\"\\` + "\u2028" + `","state":{` + "\n" +
+				`"x":"%s"},"last_seen":1795426100000},{"user":"b","state":{},"last_seen":1}]},"degraded":true}`,
+		},
+		"nobody has left": {
+			AppendAck(nil, &Ack{Room: "lobby", ID: []byte("5"), Mode: PresenceFull, Page: true, Snapshot: &presence.Snapshot{PSeq: 78, Count: 12}, Recent: []presence.Departed{}}),
+			`{"type":"ack","id":5,"room":"lobby","presence":{"pseq":78,"count":12,"members":[],"next":null,"recent":[]}}`,
+		},
+		"who has left where members are not told": {
+			AppendAck(nil, &Ack{Room: "lobby", ID: []byte("5"), Mode: PresenceCount, Snapshot: &presence.Snapshot{PSeq: 78, Count: 12}, Recent: []presence.Departed{{User: "b", State: "{}", At: 1}}}),
+			`{"type":"ack","id":5,"room":"lobby","presence":{"pseq":78,"count":12}}`,
+		},
 		"message": {
 			AppendMessage(nil, "lobby", "chat", []byte(`{"text":"hi"}`), &Sender{"42", "c7"}, 1795426127500),
 			`{"type":"message","room":"lobby","event":"chat","data":{"text":"hi"},"from":{"user":"42","conn":"c7"},"ts":1795426127500}`,

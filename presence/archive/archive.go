@@ -44,17 +44,17 @@ type Archive struct {
 	dialect *dialect
 	db      *sql.DB
 
-	store    presence.Archived // set by Attach
-	instance string            // set by Attach
+	store    presence.Archived // set by Start
+	instance string            // set by Start
+	after    <-chan struct{}   // set by Start; nil, or closed when the archive before writes no more
 	ctx      context.Context   // ends when Close gives up
 	cancel   context.CancelFunc
 	wake     chan struct{} // of capacity 1: there is something to write
 	closing  chan struct{} // closed by Close
 	done     chan struct{} // closed when the writer has ended
+	closed   sync.Once
 
 	mu      sync.Mutex
-	started bool            // there is a writer; guarded by mu
-	closed  bool            // guarded by mu
 	rows    map[string]*row // to be written, by user; guarded by mu
 	writing map[string]*row // are being written, by user; guarded by mu, the rows by nothing as nobody changes them
 	removed map[string]bool // instances that have died; guarded by mu
@@ -100,25 +100,23 @@ const (
 	gone
 )
 
-// Attach implements presence.Archive.
-func (a *Archive) Attach(instance string, store presence.Archived) {
-	a.instance, a.store = instance, store
+// Start implements presence.Archive.
+func (a *Archive) Start(instance string, store presence.Archived, after <-chan struct{}) {
+	a.instance, a.store, a.after = instance, store, after
+	a.resync = true
+	go a.write()
 }
 
-// Start implements presence.Archive.
-func (a *Archive) Start() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.started = !a.closed; a.started {
-		a.resync = true
-		go a.write()
-	}
-}
+// Done implements presence.Archive.
+func (a *Archive) Done() <-chan struct{} { return a.done }
 
 // Came implements presence.Archive.
 func (a *Archive) Came(user, device string, at int64) {
 	a.change(user, true, func(r *row) {
-		r.seen, r.device, r.here, r.since = max(r.seen, at), device, online, at
+		if r.seen <= at || r.here != online {
+			r.device = device
+		}
+		r.seen, r.here, r.since = max(r.seen, at), online, at
 	})
 }
 
@@ -188,26 +186,24 @@ func (a *Archive) Health() (up bool, waiting int) {
 
 // Close implements presence.Archive.
 func (a *Archive) Close(ctx context.Context) error {
-	a.mu.Lock()
-	if a.closed {
-		a.mu.Unlock()
-		return nil
-	}
-	a.closed = true
-	started := a.started
-	a.mu.Unlock()
-	close(a.closing)
-	stop := context.AfterFunc(ctx, a.cancel)
-	defer stop()
-	if started {
-		<-a.done
-	}
-	a.cancel()
 	var err error
-	if _, waiting := a.Health(); waiting > 0 || ctx.Err() != nil {
-		err = errors.Join(errUnsaved, ctx.Err())
-	}
-	return errors.Join(err, a.db.Close())
+	a.closed.Do(func() {
+		close(a.closing)
+		stop := context.AfterFunc(ctx, a.cancel)
+		defer stop()
+		if a.store != nil {
+			<-a.done
+		}
+		a.cancel()
+		a.mu.Lock()
+		left := len(a.rows) + len(a.writing)
+		a.mu.Unlock()
+		if left > 0 || ctx.Err() != nil {
+			err = errors.Join(errUnsaved, ctx.Err())
+		}
+		err = errors.Join(err, a.db.Close())
+	})
+	return err
 }
 
 var errUnsaved = errors.New("archive: not all was written before the end")

@@ -104,7 +104,6 @@ func (d database) start(t testing.TB, opts Options) *instance {
 	t.Helper()
 	i := &instance{presence.NewMemory(presence.Options{}, nobody{}), t, d.open(t, opts)}
 	i.SetArchive(i.archive)
-	i.archive.Start()
 	t.Cleanup(func() { i.stop() })
 	return i
 }
@@ -146,7 +145,7 @@ func (i *instance) status(user, status string) {
 // seen returns what the database says of a user, without what the instance itself has not written yet.
 func (i *instance) seen(user string) presence.Seen {
 	i.t.Helper()
-	s, _, err := i.archive.readUser(context.Background(), user)
+	s, _, _, err := i.archive.readUser(context.Background(), user)
 	if err != nil {
 		return presence.Seen{}
 	}
@@ -485,6 +484,40 @@ func TestStop(t *testing.T) {
 		a.stop()
 		for u := range 1500 {
 			if s := b.seen(fmt.Sprint("user", u)); s.Online || s.LastSeen < before || s.Device != "phone" {
+				t.Fatalf("user%d: %+v", u, s)
+			}
+		}
+	})
+}
+
+// TestSuccessor has an archive follow another one in the same database, as after a change of the password: the end of the one does not undo
+// what the other has begun, also if a third comes meanwhile.
+func TestSuccessor(t *testing.T) {
+	databases(t, func(t *testing.T, d database) {
+		a, b := d.start(t, Options{beat: time.Hour}), d.start(t, Options{})
+		for u := range 100 {
+			a.connect(fmt.Sprint("c", u), fmt.Sprint("user", u), "phone")
+		}
+		a.settled()
+		second, third := d.open(t, Options{beat: time.Hour}), d.open(t, Options{beat: time.Hour})
+		a.SetArchive(second)
+		a.SetArchive(third)
+		for range 10 { // it has the time to write, if it would
+			<-time.After(10 * time.Millisecond)
+			if up, _ := third.Health(); up {
+				t.Fatal("written before the first has ended")
+			}
+		}
+		for _, before := range []*Archive{a.archive, second} {
+			if err := before.Close(t.Context()); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		}
+		a.archive = third
+		eventually(t, "written", func() bool { up, _ := third.Health(); return up })
+		a.settled()
+		for u := range 100 {
+			if s := b.seen(fmt.Sprint("user", u)); !s.Online || s.Device != "phone" {
 				t.Fatalf("user%d: %+v", u, s)
 			}
 		}

@@ -8,8 +8,8 @@ import (
 )
 
 // User implements presence.Archive.
-func (a *Archive) User(ctx context.Context, id string) (s presence.Seen, known bool, err error) {
-	s, known, err = a.readUser(ctx, id)
+func (a *Archive) User(ctx context.Context, id string) (presence.Seen, bool, error) {
+	s, version, known, err := a.readUser(ctx, id)
 	// What waits to be written is newer than what is there.
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -27,29 +27,36 @@ func (a *Archive) User(ctx context.Context, id string) (s presence.Seen, known b
 		s.AsOf = max(s.AsOf, r.seen)
 	}
 	if r.version > 0 {
-		s.Status = r.status
+		s.Status, version = r.status, r.version
+	}
+	if s.Online && !setSince(version, s.Since) {
+		s.Status = "" // of an earlier time
 	}
 	return s, known, err
 }
 
-func (a *Archive) readUser(ctx context.Context, id string) (s presence.Seen, known bool, err error) {
+// setSince tells whether a status of a version was set after a time.
+func setSince(version uint64, since int64) bool { return version/1000 > uint64(max(since, 0)) }
+
+// readUser returns what the database has of a user, with the version of the status.
+func (a *Archive) readUser(ctx context.Context, id string) (s presence.Seen, version uint64, known bool, err error) {
 	s.User = id
 	rows, err := a.db.QueryContext(ctx, `
-		SELECT u.last_seen_ms, u.device, u.status, COALESCE(o.instance, ''), COALESCE(o.device, ''), COALESCE(o.since_ms, 0),
+		SELECT u.last_seen_ms, u.device, u.status, u.status_version, COALESCE(o.instance, ''), COALESCE(o.device, ''), COALESCE(o.since_ms, 0),
 			COALESCE(i.heartbeat_ms, 0)
 		FROM rooms_user u
 		LEFT JOIN rooms_online o ON o.hub = u.hub AND o.user_id = u.user_id
 		LEFT JOIN rooms_instance i ON i.hub = o.hub AND i.instance = o.instance
 		WHERE u.hub = $1 AND u.user_id = $2`, a.opts.Hub, id)
 	if err != nil {
-		return s, false, err
+		return s, 0, false, err
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var instance, device string
 		var since, beat, seen int64
-		if err := rows.Scan(&seen, &s.Device, &s.Status, &instance, &device, &since, &beat); err != nil {
-			return s, false, err
+		if err := rows.Scan(&seen, &s.Device, &s.Status, &version, &instance, &device, &since, &beat); err != nil {
+			return s, 0, false, err
 		}
 		known = true
 		s.LastSeen, s.AsOf = max(s.LastSeen, seen), max(s.AsOf, seen)
@@ -64,7 +71,7 @@ func (a *Archive) readUser(ctx context.Context, id string) (s presence.Seen, kno
 		}
 		s.Device = device
 	}
-	return s, known, rows.Err()
+	return s, version, known, rows.Err()
 }
 
 // lives tells whether an instance is taken for alive, whose last sign of life was at a time by its clock.

@@ -28,6 +28,13 @@ type beat struct {
 // write is the writer: the one goroutine that changes anything in the database.
 func (a *Archive) write() {
 	defer close(a.done)
+	if a.after != nil {
+		select {
+		case <-a.after:
+		case <-a.ctx.Done():
+			return
+		}
+	}
 	for !a.writeUntilClosed() {
 		a.sleep(a.opts.retry) // after a panic
 	}

@@ -1,7 +1,8 @@
 -- Changes connections of one instance in some rooms, and tells every instance.
 -- KEYS: counters, rooms of the instance, then for each room: members, users, sequence.
--- ARGV: instance, what a room's channel begins with, the channel of events or "", what events begin with, then for each room: room, number of the batch, 1 if the instance stays in the
---   room, how many changes, and these: "+", connection, content: its version is the sequence that the batch gets, if it is news;
+-- ARGV: instance, what a room's channel begins with, the channel of events or "", what events begin with, then for each room: room, number
+--   of the batch, 1 if the instance stays in the room, how many changes, and these: "+", connection, content: its version is the sequence that
+--   the batch gets, if it is news;
 --   "0", connection, content: version 0, if it is news; "=", connection, content, version, since; or "-", connection, reason.
 --   Content is user \n status \n device \n state.
 -- Returns the write counter (0: the instance is gone), and for each room its sequence, and 1 if anything changed.
@@ -50,7 +51,10 @@ while key <= #KEYS do
 				if redis.call('HINCRBY', users, user, '-1') <= 0 then
 					redis.call('HDEL', users, user)
 					local state = string.match(old, '^%d+\n%d+\n[^\n]*\n[^\n]*\n[^\n]*\n(.*)$')
-					departed = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n' .. departed
+					local line = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n'
+					if #line <= 8192 then
+						departed = string.sub(line .. departed, 1, 8192)
+					end
 					if events ~= '' then
 						local n = redis.call('HLEN', users)
 						tell('leave', room, seq, string.format(',"user":%s,"reason":"%s","count":%d', cjson.encode(user), reason, n))
@@ -114,7 +118,8 @@ while key <= #KEYS do
 			redis.call('HSET', sequence, 'p', seq)
 		else
 			departed = departed .. (redis.call('HGET', sequence, 'd') or '')
-			redis.call('HSET', sequence, 'p', seq, 'd', string.match(string.sub(departed, 1, 8192), '^.*\n'))
+			-- The last line may be cut: to look for its end would take longer than all the rest.
+			redis.call('HSET', sequence, 'p', seq, 'd', string.sub(departed, 1, 8192))
 		end
 		if left and redis.call('EXISTS', members) == 0 then
 			redis.call('EXPIRE', sequence, 3600)

@@ -17,7 +17,11 @@ for i = 1, #scan[2], 2 do
 	if redis.call('HDEL', KEYS[4], id) == 1 then
 		if redis.call('HINCRBY', KEYS[5], user, -1) <= 0 then
 			redis.call('HDEL', KEYS[5], user)
-			departed = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n' .. departed
+			local line = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n'
+			if #line <= 8192 then
+				-- Cut each time: a page of long states in one string would be copied again for every row.
+				departed = string.sub(line .. departed, 1, 8192)
+			end
 			if ARGV[5] ~= '' then
 				gone[#gone + 1] = string.format(',"event":"leave","room":%s,"user":%s,"reason":"%s","count":%d',
 					cjson.encode(ARGV[2]), cjson.encode(user), reason, redis.call('HLEN', KEYS[5]))
@@ -29,8 +33,12 @@ end
 if #out > 0 then
 	local prev = tonumber(redis.call('HGET', KEYS[6], 'p') or 0)
 	local seq = string.format('%.0f', prev > 0 and prev + 1 or t[1] * 1000000 + t[2])
-	departed = departed .. (redis.call('HGET', KEYS[6], 'd') or '')
-	redis.call('HSET', KEYS[6], 'p', seq, 'd', string.match(string.sub(departed, 1, 8192), '^.*\n') or '')
+	if departed == '' then
+		redis.call('HSET', KEYS[6], 'p', seq)
+	else
+		departed = departed .. (redis.call('HGET', KEYS[6], 'd') or '')
+		redis.call('HSET', KEYS[6], 'p', seq, 'd', string.sub(departed, 1, 8192))
+	end
 	if redis.call('EXISTS', KEYS[4]) == 0 then
 		redis.call('EXPIRE', KEYS[6], 3600)
 	end

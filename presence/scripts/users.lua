@@ -3,8 +3,8 @@
 -- ARGV: instance, the channel of events or "", what events begin with, then for each change: "+", connection, user, device, since when the
 --   connection has been here under a former name or 0; "~", the same, version and \n and the explicit status that the instance knows; or
 --   "-", connection, user, 1 if the user has another connection on the instance.
--- Returns the write counter (0: the instance is gone), and for each change what "+" and "~" want to know: the user's explicit status
---   behind its version and \n, or "".
+-- Returns the write counter (0: the instance is gone), and for each change what "+" and "~" want to know: since when the user is online, \n, and
+--   the explicit status behind its version and \n if there is one; "" for "-".
 local iid = ARGV[1]
 local w = redis.call('HINCRBY', KEYS[1], iid, '1')
 if w == 1 then
@@ -22,7 +22,7 @@ local reply = {w}
 local arg = 4
 for i = 5, #KEYS do
 	local key, op, id, user, more = KEYS[i], ARGV[arg], iid .. '.' .. ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
-	local status = ''
+	local known = ''
 	arg = arg + 4
 	if op == '-' then
 		redis.call('HDEL', key, id)
@@ -41,23 +41,27 @@ for i = 5, #KEYS do
 		arg = arg + 1
 		redis.call('HSET', key, id, more)
 		redis.call('SADD', KEYS[2], user)
-		local first = redis.call('HSETNX', key, '@', since == '0' and now or since) == 1
+		local came = since == '0' and now or since
+		local first = redis.call('HSETNX', key, '@', came) == 1
 		if first then
 			if events ~= '' then
 				tell('online', user, string.format(',"device":%s%s', cjson.encode(more), since ~= '0' and ',"restored":true' or ''))
 			end
 			-- One score for all, so that the set can be read in the order of the ids.
 			redis.call('ZADD', KEYS[3], '0', user)
+		else
+			came = redis.call('HGET', key, '@')
 		end
 		redis.call('ZADD', KEYS[4], now, user)
 		if op == '~' then
 			redis.call('HSETNX', key, '~', ARGV[arg])
 			arg = arg + 1
 		end
+		known = came .. '\n'
 		if not first or op == '~' then
-			status = redis.call('HGET', key, '~') or ''
+			known = known .. (redis.call('HGET', key, '~') or '')
 		end
 	end
-	reply[#reply + 1] = status
+	reply[#reply + 1] = known
 end
 return reply
