@@ -290,6 +290,8 @@ func TestCommandRequests(t *testing.T) {
 
 // TestCommandErrors expects what people are told, and nothing on standard output.
 func TestCommandErrors(t *testing.T) {
+	t.Setenv("SHORT_SECRET", "short")
+	t.Setenv("LONG_SECRET", tokenSecret)
 	hub := map[string]string{"GET /rooms/": oneHub}
 	for name, test := range map[string]struct {
 		answers map[string]string
@@ -318,13 +320,20 @@ func TestCommandErrors(t *testing.T) {
 			map[string]string{"GET /rooms/": oneHub, "GET /rooms/default/rooms": `{"rooms":[{"room":"a"}],"next":"a"}`, "GET /rooms/default/rooms?after=a": `400 {"error":"no such cursor"}`},
 			[]string{"rooms"}, "no such cursor (HTTP 400)",
 		},
-		"data that is no JSON": {hub, []string{"publish", "a", "hello"}, `DATA is not JSON: invalid character 'h' looking for beginning of value; a string has quotes of its own, as in '"hello"'`},
-		"empty data":           {hub, []string{"publish", "a", ""}, "DATA is empty"},
-		"empty room":           {hub, []string{"members", ""}, "ROOM is empty"},
-		"empty flag":           {hub, []string{"kick", "ann", "--room", ""}, "--room is empty: without it, the user is disconnected"},
-		"too little":           {hub, []string{"publish", "a"}, "got 1 arguments, but it is: caddy rooms publish ROOM DATA [flags] (see --help)"},
-		"too much":             {hub, []string{"status", "x"}, "got 1 arguments, but it is: caddy rooms status [flags] (see --help)"},
-		"unknown command":      {hub, []string{"ban"}, `unknown command "ban": there are kick, members, publish, rooms, status, tail`},
+		"data that is no JSON":   {hub, []string{"publish", "a", "hello"}, `DATA is not JSON: invalid character 'h' looking for beginning of value; a string has quotes of its own, as in '"hello"'`},
+		"empty data":             {hub, []string{"publish", "a", ""}, "DATA is empty"},
+		"empty room":             {hub, []string{"members", ""}, "ROOM is empty"},
+		"empty flag":             {hub, []string{"kick", "ann", "--room", ""}, "--room is empty: without it, the user is disconnected"},
+		"too little":             {hub, []string{"publish", "a"}, "got 1 arguments, but it is: caddy rooms publish ROOM DATA [flags] (see --help)"},
+		"too much":               {hub, []string{"status", "x"}, "got 1 arguments, but it is: caddy rooms status [flags] (see --help)"},
+		"unknown command":        {hub, []string{"ban"}, `unknown command "ban": there are kick, members, publish, rooms, status, tail, token`},
+		"token without a secret": {nil, []string{"token", "42"}, "one of --secret-file and --secret-env is needed"},
+		"token with two":         {nil, []string{"token", "42", "--secret-file", "a", "--secret-env", "B"}, "one of --secret-file and --secret-env is needed"},
+		"token, no variable":     {nil, []string{"token", "42", "--secret-env", "NOT_THERE_AT_ALL"}, "the environment variable NOT_THERE_AT_ALL of --secret-env is not set"},
+		"token, no file":         {nil, []string{"token", "42", "--secret-file", "/not/there"}, "reading --secret-file: open /not/there: no such file or directory"},
+		"token, short secret":    {nil, []string{"token", "42", "--secret-env", "SHORT_SECRET"}, "secret has 5 bytes (allowed: 32 or more, as RFC 7518 asks for)"},
+		"token, bad time":        {nil, []string{"token", "42", "--secret-env", "LONG_SECRET", "--expires", "soon"}, "bad --expires 'soon' (allowed: a duration like 1h of 1s or more, or 0)"},
+		"token, bad claims":      {nil, []string{"token", "42", "--secret-env", "LONG_SECRET", "--claims", "[]"}, "--claims is no JSON object"},
 		"end of a tail": {
 			map[string]string{"GET /rooms/": oneHub, "GET /rooms/default/tail/a": ""}, []string{"tail", "a"},
 			"the server has ended the stream: it stops, or a reload has removed the hub",
@@ -337,6 +346,22 @@ func TestCommandErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCommandToken mints a token that a Caddy with the same secret takes.
+func TestCommandToken(t *testing.T) {
+	t.Setenv("LONG_SECRET", tokenSecret+"\n")
+	raw, errs := startFakeAPI(t, nil).run(t, "token", "ann", "--secret-env", "LONG_SECRET", "--expires", "0", "--claims", `{"rooms":{"den":["join"]}}`)
+	if errs != "" {
+		t.Fatal(errs)
+	}
+	client := roomstest.Connect(t, startTokens(t).URL("/ws"), nil, bearer(strings.TrimSpace(raw)))
+	if w := client.Welcome(); client.User != "ann" || w["expires"] != nil {
+		t.Errorf("welcome %v", w)
+	}
+	client.Join("den")
+	client.Send(`{"type":"join","id":1,"room":"lobby"}`)
+	client.Refused("forbidden")
 }
 
 func TestCommandAddress(t *testing.T) {

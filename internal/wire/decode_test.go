@@ -59,6 +59,8 @@ func TestDecode(t *testing.T) {
 		"fail/empty":                 {frame: ``, code: BadRequest},
 		"fail/not json":              {frame: `{"type":`, code: BadRequest},
 		"fail/array":                 {frame: `[1]`, code: BadRequest},
+		"fail/auth without a token":  {frame: `{"type":"auth","id":1}`, code: BadRequest, id: "1"},
+		"fail/token is no string":    {frame: `{"type":"auth","id":1,"token":{}}`, code: BadRequest, id: "1"},
 		"fail/two objects":           {frame: `{"type":"ping"}{}`, code: BadRequest},
 		"fail/not utf-8":             {frame: "{\"type\":\"ping\",\"x\":\"\xff\"}", code: BadRequest},
 		"fail/no type":               {frame: `{"id":7}`, code: BadRequest, id: "7"},
@@ -136,7 +138,7 @@ func TestDecodeOutside(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	for _, s := range []string{
 		`{"type":"join","id":1,"room":"lobby","state":{"name":"Ann"}}`, `{"type":"publish","room":"a","data":{"x":[1,"}"]},"echo":true}`,
-		`{"type":"status","id":4,"status":"away","room":"lobby","state":{"typing":true}}`, `{"a":{"b":[{}]},"type":"ping","id":"\u0022"}`,
+		`{"type":"status","id":4,"status":"away","room":"lobby","state":{"typing":true}}`, `{"a":{"b":[{}]},"type":"ping","id":"\u0022"}`, `{"type":"auth","id":8,"token":"eyJ.x.y"}`,
 		`[]`, `{}`, `null`, `{"id":1,"id":2}`, "\xff", `{"type":"members","room":"lobby","cursor":null}`,
 		`{"type":"members","room":"lobby","recent":true}`, `{"type":"members","room":"lobby","recent":false,"id":2}`, `{"type":"members","room":"lobby","recent":tru}`,
 	} {
