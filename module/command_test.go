@@ -18,6 +18,8 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+
+	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
 )
 
 // fakeAPI is an admin endpoint that answers what a test lays down, by method and encoded path with query.

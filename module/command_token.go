@@ -69,7 +69,7 @@ func readSecret(file, env string) ([]byte, error) {
 		}
 		return []byte(strings.TrimSpace(secret)), nil
 	}
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(file) //nolint:gosec // the user has named it
 	if err != nil {
 		return nil, fmt.Errorf("reading --secret-file: %w", err)
 	}

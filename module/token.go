@@ -161,7 +161,7 @@ func (t *TokenConfig) verifier(logger *zap.Logger) (v *token.Verifier, jwks stri
 		o.Secrets = append(o.Secrets, []byte(strings.TrimSpace(filled)))
 	}
 	for _, file := range t.Keys {
-		text, err := os.ReadFile(file)
+		text, err := os.ReadFile(file) //nolint:gosec // the operator has named it
 		if err != nil {
 			return nil, "", fmt.Errorf("token: key: %w", err)
 		}

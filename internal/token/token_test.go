@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -95,9 +96,7 @@ func TestVerify(t *testing.T) {
 	good := claims{"sub": "42", "iss": "app", "aud": "rooms", "exp": soon}
 	with := func(key string, value any) claims {
 		c := claims{}
-		for k, v := range good {
-			c[k] = v
-		}
+		maps.Copy(c, good)
 		if c[key] = value; value == nil {
 			delete(c, key)
 		}
