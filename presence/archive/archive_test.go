@@ -524,6 +524,32 @@ func TestSuccessor(t *testing.T) {
 	})
 }
 
+// TestStatusInAnotherDatabase has an archive follow one in another database: it gets the status that was set before.
+func TestStatusInAnotherDatabase(t *testing.T) {
+	databases(t, func(t *testing.T, d database) {
+		a := d.start(t, Options{})
+		a.connect("c1", "ann", "phone")
+		a.status("ann", "busy")
+		a.settled()
+		other, err := Open(d.dsn, Options{Hub: "rooms:other"}) // has nothing of the first either
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.SetArchive(other).Close(t.Context()); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		a.archive = other
+		var status string
+		eventually(t, "written", func() bool {
+			const query = `SELECT status FROM rooms_user WHERE hub = 'rooms:other' AND user_id = 'ann'`
+			return other.db.QueryRowContext(t.Context(), query).Scan(&status) == nil
+		})
+		if status != "busy" {
+			t.Errorf("status %q, want busy", status)
+		}
+	})
+}
+
 // TestStopWithoutDatabase ends in time, and says so.
 func TestStopWithoutDatabase(t *testing.T) {
 	databases(t, func(t *testing.T, d database) {
@@ -632,6 +658,7 @@ func TestCheck(t *testing.T) {
 		"sqlite:/tmp/x.db":                     "",
 		"sqlite:x.db":                          "",
 		"sqlite:":                              "sqlite: has no path behind it",
+		"sqlite::memory:":                      "sqlite: keeps nothing in memory (allowed: sqlite:/path)",
 		"mysql://localhost":                    "unknown kind of database (allowed: postgres://… and sqlite:/path)",
 		"":                                     "unknown kind of database (allowed: postgres://… and sqlite:/path)",
 		"postgres://u:hunter2@localhost:port/": "not a URL as postgres://user:password@host:port/database?sslmode=…: ",

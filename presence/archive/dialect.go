@@ -48,6 +48,9 @@ func Check(dsn string) error {
 		if path(dsn) == "" {
 			return errors.New("sqlite: has no path behind it")
 		}
+		if path(dsn) == ":memory:" {
+			return errors.New("sqlite: keeps nothing in memory (allowed: sqlite:/path)")
+		}
 		if !slices.Contains(sql.Drivers(), "sqlite") {
 			return errors.New("this build has no SQLite: add --with github.com/caddyrooms/caddy-rooms/sqlite to the xcaddy command")
 		}

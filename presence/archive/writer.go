@@ -209,7 +209,7 @@ func (a *Archive) assert(ctx context.Context) error {
 		if err != nil {
 			break
 		}
-		rows = append(rows, jsonRow{User: user.User, Device: user.Device, Time: user.Since})
+		rows = append(rows, jsonRow{user.User, user.Device, user.Since, user.Status, user.Version})
 		if len(rows) == batchRows {
 			err = a.writeHere(ctx, rows)
 			rows = nil
