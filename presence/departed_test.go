@@ -65,8 +65,9 @@ func testDeparted(t *testing.T, s *site) {
 		t.Errorf("at first have left %v", got)
 	}
 	before := time.Now().UnixMilli()
-	s.visit(0, "r", "ann", "{\n \"a\" :\n\t\"\\\"\\n\"}\n")
-	const ann = "ann {  \"a\" : \t\"\\\"\\n\"} "
+	const state = "{\n \"a\" :\n\t\"\\\"\\n\"}\n"
+	s.visit(0, "r", "ann", state)
+	const ann = "ann " + state
 	s.expectDeparted("r", ann)
 	for _, d := range s.departed(0, "r") {
 		if d.At < before-1000 || d.At > time.Now().UnixMilli()+1000 {
