@@ -740,6 +740,9 @@ func TestCheck(t *testing.T) {
 		"":                                     "unknown kind of database (allowed: postgres://… and sqlite:/path)",
 		"postgres://u:hunter2@localhost:port/": "not a URL as postgres://user:password@host:port/database?sslmode=…: ",
 		"postgres://u:hunter2@h/db?sslmode=x":  "not a URL as postgres://user:password@host:port/database?sslmode=…: ",
+		"postgres://u:p@hunter2@localhost/db":  "the host has an @ in it: write one in the user or password as %40",
+		"postgres://u:p%40hunter2@h/db":        "",
+		"postgres://u@/db?host=/run/@here":     "",
 	} {
 		got := ""
 		if err := Check(dsn); err != nil {
