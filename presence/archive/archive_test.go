@@ -645,6 +645,56 @@ func TestReadWhileWritten(t *testing.T) {
 	}
 }
 
+// hereFunc is a store of which is online here whom a function yields.
+type hereFunc func(yield func(presence.Here) bool)
+
+func (f hereFunc) OnlineHere() iter.Seq[presence.Here] { return iter.Seq[presence.Here](f) }
+
+func (hereFunc) RestoreStatus(string, string, uint64) {}
+
+// TestSignsAmidRows has more to write than there is time for until others take the instance for dead.
+func TestSignsAmidRows(t *testing.T) {
+	a := database{dsn: "sqlite:" + filepath.Join(t.TempDir(), "rooms.db")}.open(t, Options{beat: time.Nanosecond})
+	defer a.db.Close()
+	if err := a.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	silence := func() {
+		t.Helper()
+		if _, err := a.db.ExecContext(t.Context(), `UPDATE rooms_instance SET heartbeat_ms = 1`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(what string) {
+		t.Helper()
+		if beats, err := a.heartbeats(t.Context()); err != nil || beats["me"] <= 1 {
+			t.Errorf("%s: no sign of life: %v, %v", what, beats, err)
+		}
+	}
+	a.instance, a.store = "me", hereFunc(func(yield func(presence.Here) bool) {
+		for i := range 2 * batchRows {
+			switch i {
+			case batchRows / 2:
+				silence()
+			case batchRows + 1:
+				check("amid those who are online")
+			}
+			if !yield(presence.Here{User: fmt.Sprint("user", i), Since: 1}) {
+				return
+			}
+		}
+	})
+	if err := a.assert(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	silence()
+	a.Went("ann", "phone", 1)
+	if err := a.writeAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("amid changes")
+}
+
 // TestEverythingLost starts anew after all that had a status in memory has gone with kill -9.
 func TestEverythingLost(t *testing.T) {
 	databases(t, func(t *testing.T, d database) {

@@ -135,9 +135,6 @@ func (a *Archive) step(ctx context.Context) error {
 	if err := a.writeAll(ctx); err != nil {
 		return err
 	}
-	if err := a.signIfDue(ctx); err != nil { // there may have been too much to write
-		return err
-	}
 	if err := a.bury(ctx); err != nil {
 		return err
 	}
@@ -216,7 +213,9 @@ func (a *Archive) assert(ctx context.Context) error {
 		}
 		rows = append(rows, jsonRow{User: user.User, Device: user.Device, Time: user.Since})
 		if len(rows) == batchRows {
-			err = a.writeHere(ctx, rows)
+			if err = a.writeHere(ctx, rows); err == nil {
+				_, err = a.renew(ctx) // so many users may take longer than others wait for a sign
+			}
 			rows = nil
 		}
 	}
@@ -262,6 +261,9 @@ func (a *Archive) writeAll(ctx context.Context) error {
 		}
 		if err := a.writeBatch(ctx, batch); err != nil {
 			a.putBack()
+			return err
+		}
+		if err := a.signIfDue(ctx); err != nil { // there may be more to write than there is time for
 			return err
 		}
 	}
