@@ -41,8 +41,13 @@ var sqlite = &dialect{
 func Check(dsn string) error {
 	switch scheme(dsn) {
 	case "postgres", "postgresql":
-		if _, err := pgx.ParseConfig(dsn); err != nil {
+		config, err := pgx.ParseConfig(dsn)
+		if err != nil {
 			return fmt.Errorf("not a URL as postgres://user:password@host:port/database?sslmode=…: %s", reason(err))
+		}
+		// The end of a password would be taken for the name of a host, and be in every error and log.
+		if strings.Contains(config.Host, "@") && !strings.HasPrefix(config.Host, "/") {
+			return errors.New("the host has an @ in it: write one in the user or password as %40")
 		}
 	case "sqlite":
 		if path(dsn) == "" {
