@@ -44,7 +44,9 @@ type Archived interface {
 // Here is a user with a connection on this instance.
 type Here struct {
 	User, Device string
-	Since        int64 // on any instance, Unix milliseconds
+	Since        int64  // on any instance, Unix milliseconds
+	Status       string // that the user has set everywhere, "" for none
+	Version      uint64 // of the status
 }
 
 // Seen is what an archive knows of a user. Times are Unix milliseconds.
@@ -114,7 +116,7 @@ func (b archived) OnlineHere() iter.Seq[Here] {
 	for name, u := range b.users {
 		for c := range u.conns.Values() {
 			if !c.Anonymous {
-				here = append(here, Here{User: name, Device: c.Device, Since: u.came})
+				here = append(here, Here{User: name, Device: c.Device, Since: u.came, Status: u.status, Version: u.statusVer})
 			}
 			break
 		}

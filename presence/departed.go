@@ -36,12 +36,11 @@ func (d *departed) add(who Departed) {
 	}
 }
 
-// addAll notes what the scripts have written: lines of time, space, user, tab and state, the latest first. The last may be cut.
-func (d *departed) addAll(text string) {
-	text = text[:strings.LastIndexByte(text, '\n')+1]
+// addAll notes what the scripts have written: time, space, user, tab and state, the latest first.
+func (d *departed) addAll(texts []string) {
 	// The earliest first, as of those who left in the same millisecond the one that is added last is the latest.
-	for _, line := range slices.Backward(slices.Collect(strings.Lines(text))) {
-		at, who, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+	for _, text := range slices.Backward(texts) {
+		at, who, _ := strings.Cut(text, " ")
 		user, state, ok := strings.Cut(who, "\t")
 		if n, err := strconv.ParseInt(at, 10, 64); ok && err == nil {
 			d.add(Departed{user, state, n})
@@ -49,7 +48,7 @@ func (d *departed) addAll(text string) {
 	}
 }
 
-// departedFor is how long who has left is remembered; as long Redis keeps the sequence of an empty room.
+// departedFor is how long who has left is remembered. Redis keeps them as long after the last one has left.
 const departedFor = time.Hour
 
 // away returns those who are not back and left since a time in Unix milliseconds, the latest first.

@@ -23,9 +23,6 @@ func (s *site) departed(i int, room string) (all []Departed) {
 	return all
 }
 
-// spaced is a state as who has left is told with it: its newlines may have become spaces.
-func spaced(state string) string { return strings.ReplaceAll(state, "\n", " ") }
-
 // expectDeparted waits until every store knows that these have left, the latest first, each written as user and state.
 func (s *site) expectDeparted(room string, want ...string) {
 	s.t.Helper()
@@ -36,7 +33,7 @@ func (s *site) expectDeparted(room string, want ...string) {
 			got = nil
 			all := s.departed(i, room)
 			for _, d := range all {
-				got = append(got, d.User+" "+spaced(d.State))
+				got = append(got, d.User+" "+d.State)
 			}
 			if slices.Equal(got, want) {
 				if !slices.IsSortedFunc(all, func(a, b Departed) int { return int(b.At - a.At) }) {
@@ -68,8 +65,9 @@ func testDeparted(t *testing.T, s *site) {
 		t.Errorf("at first have left %v", got)
 	}
 	before := time.Now().UnixMilli()
-	s.visit(0, "r", "ann", "{\n \"a\" :\n\t\"\\\"\\n\"}\n")
-	const ann = "ann {  \"a\" : \t\"\\\"\\n\"} "
+	const state = "{\n \"a\" :\n\t\"\\\"\\n\"}\n"
+	s.visit(0, "r", "ann", state)
+	const ann = "ann " + state
 	s.expectDeparted("r", ann)
 	for _, d := range s.departed(0, "r") {
 		if d.At < before-1000 || d.At > time.Now().UnixMilli()+1000 {
@@ -161,7 +159,7 @@ func TestDepartedForAnHour(t *testing.T) {
 	}
 }
 
-// TestDepartedBeforeTheRoomWasOpen opens a room where others have left: with what Redis remembers of them, 8192 bytes.
+// TestDepartedBeforeTheRoomWasOpen opens a room where others have left: with what Redis remembers of them.
 func TestDepartedBeforeTheRoomWasOpen(t *testing.T) {
 	server := redistest.Start(t)
 	c := startCluster(t, server, 2, Options{})
@@ -169,29 +167,27 @@ func TestDepartedBeforeTheRoomWasOpen(t *testing.T) {
 	one := &site{t: t, stores: c.stores[:1], seen: c.seen[:1], open: c.site.open}
 	later := &site{t: t, stores: c.stores[1:], seen: c.seen[1:]}
 	state := func(n int) string { return fmt.Sprintf(`{"x":"%s"}`, strings.Repeat("x", n-8)) }
-	one.visit(0, "r", "first", "{\n}")
+	one.visit(0, "r", "first", "{\n\t}")
 	one.visit(0, "r", "twice", "{}")
 	one.visit(0, "r", `"%s\`, state(2048))
 	one.visit(0, "r", "twice", state(2048))
 	one.visit(0, "r", "last", state(2048))
 	c.open(1, "r")
-	later.expectDeparted("r", "last "+state(2048), "twice "+state(2048), `"%s\ `+state(2048), "first { }")
+	later.expectDeparted("r", "last "+state(2048), "twice "+state(2048), `"%s\ `+state(2048), "first {\n\t}")
 
-	// What does not fit goes, the earliest first. One that does not fit at all leaves the others.
+	// Redis remembers as many as are told.
 	c.open(0, "full")
 	var want []string
-	for i := range 6 {
+	for i := range MaxDeparted + 5 {
 		user := fmt.Sprint("u", i)
-		one.visit(0, "full", user, state(2048))
-		want = slices.Insert(want, 0, user+" "+state(2048))
-	}
-	one.visit(0, "full", "too long", state(9000))
-	one.expectDeparted("full", slices.Insert(slices.Clone(want), 0, "too long "+state(9000))...)
-	if n := len(c.redis.HGet(t.Context(), c.nodes[0].keys.seq("full"), "d").Val()); n > 8192 || n < 6144 {
-		t.Errorf("Redis has %d bytes of who has left", n)
+		one.visit(0, "full", user, "{}")
+		want = slices.Insert(want, 0, user+" {}")
 	}
 	c.open(1, "full")
-	later.expectDeparted("full", want[:3]...)
+	later.expectDeparted("full", want[:MaxDeparted]...)
+	if n := c.redis.LLen(t.Context(), c.nodes[0].keys.departed("full")).Val(); n != MaxDeparted {
+		t.Errorf("Redis has %d who have left", n)
+	}
 }
 
 // TestDepartedByDeath kills an instance with many members of one room who say much: the others and who comes later know of the last of them.
@@ -207,8 +203,8 @@ func TestDepartedByDeath(t *testing.T) {
 	eventually(t, "they are removed", func() bool { return len(c.rows("r")) == 0 })
 	c.open(1, "r")
 	one := &site{t: t, stores: c.stores[1:], seen: c.seen[1:]}
-	if all := one.departed(0, "r"); len(all) != 4 {
-		t.Errorf("%d are known, want the 4 who fit", len(all))
+	if all := one.departed(0, "r"); len(all) != MaxDeparted {
+		t.Errorf("%d are known, want %d", len(all), MaxDeparted)
 	}
 }
 
@@ -241,12 +237,12 @@ func TestDepartedAfterAFlush(t *testing.T) {
 // TestDepartedText reads what no script writes.
 func TestDepartedText(t *testing.T) {
 	var d departed
-	d.addAll("\n \nx ann\t{}\n12\n12 \n12 ann\n99999999999999999999 ann\t{}\n13 bob\t{\"tab\":\t1}\n9 cut\t{")
+	d.addAll([]string{"", " ", "x ann\t{}", "12", "12 ", "12 ann", "99999999999999999999 ann\t{}", "13 bob\t{\"tab\":\t1}"})
 	if want := (departed{{"bob", "{\"tab\":\t1}", 13}}); !slices.Equal(d, want) {
 		t.Errorf("read %v, want %v", d, want)
 	}
 	// Whatever the order, each is there once, at the latest time.
-	d.addAll("11 eve\t{}\n15 bob\t{}\n14 bob\t{}\n14 ann\t{}\n")
+	d.addAll([]string{"11 eve\t{}", "15 bob\t{}", "14 bob\t{}", "14 ann\t{}"})
 	if want := (departed{{"eve", "{}", 11}, {"ann", "{}", 14}, {"bob", "{}", 15}}); !slices.Equal(d, want) {
 		t.Errorf("read %v, want %v", d, want)
 	}

@@ -3,6 +3,7 @@ package presence
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strconv"
@@ -157,7 +158,7 @@ func (s *Redis) confirm(n uint64) error {
 // replica is what was read of a room: its sequence, and its rows, which may be newer.
 type replica struct {
 	pos      uint64
-	departed string // as the scripts write it
+	departed []string // as the scripts write it
 	rows     map[string]entry
 	err      error
 }
@@ -167,9 +168,11 @@ func (s *Redis) fetch(jobs []job) []replica {
 	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
 	defer cancel()
 	pipe := s.client.Pipeline()
-	heads, pages := make([]*redis.SliceCmd, len(jobs)), make([]*redis.ScanCmd, len(jobs))
+	seqs, pages := make([]*redis.StringCmd, len(jobs)), make([]*redis.ScanCmd, len(jobs))
+	departed := make([]*redis.StringSliceCmd, len(jobs))
 	for i, j := range jobs {
-		heads[i] = pipe.HMGet(ctx, s.keys.seq(j.room.name), "p", "d")
+		seqs[i] = pipe.HGet(ctx, s.keys.seq(j.room.name), "p")
+		departed[i] = pipe.LRange(ctx, s.keys.departed(j.room.name), 0, -1)
 		pages[i] = pipe.HScan(ctx, s.keys.members(j.room.name), 0, "", readPage)
 	}
 	cmds, failed := pipe.Exec(ctx)
@@ -178,15 +181,16 @@ func (s *Redis) fetch(jobs []job) []replica {
 	}
 	replicas := make([]replica, len(jobs))
 	for i, j := range jobs {
-		err := cmp.Or(heads[i].Err(), failed)
+		err := cmp.Or(seqs[i].Err(), failed)
+		if errors.Is(err, redis.Nil) { // a room that never was
+			err = nil
+		}
+		err = cmp.Or(err, departed[i].Err())
 		if err == nil {
 			replicas[i].rows, err = s.rows(j.room.name, pages[i])
 		}
-		if head := heads[i].Val(); len(head) == 2 {
-			pos, _ := head[0].(string) // nil in a room that never was
-			replicas[i].pos, _ = strconv.ParseUint(pos, 10, 64)
-			replicas[i].departed, _ = head[1].(string)
-		}
+		replicas[i].pos, _ = strconv.ParseUint(seqs[i].Val(), 10, 64)
+		replicas[i].departed = departed[i].Val()
 		replicas[i].err = err
 	}
 	return replicas

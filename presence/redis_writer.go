@@ -410,7 +410,7 @@ func (s *Redis) changeArgs(o *op) ([]string, []any) {
 			args = append(args, "=", c.id, c.entry.content(), c.entry.ver, c.entry.since)
 		}
 	}
-	return []string{s.keys.members(room), s.keys.counts(room), s.keys.seq(room)}, args
+	return []string{s.keys.members(room), s.keys.counts(room), s.keys.seq(room), s.keys.departed(room)}, args
 }
 
 // sleep returns false when ctx ended before d.

@@ -41,14 +41,15 @@ func load(name string) *redis.Script {
 // keys names the keys and channels under a prefix.
 type keys string
 
-func (k keys) leases() string             { return string(k) + ":L" }
-func (k keys) counters() string           { return string(k) + ":W" }
-func (k keys) reasons() string            { return string(k) + ":R" }
-func (k keys) roomsOf(iid string) string  { return string(k) + ":ri:" + iid }
-func (k keys) usersOf(iid string) string  { return string(k) + ":ui:" + iid }
-func (k keys) members(room string) string { return string(k) + ":m:" + room }
-func (k keys) counts(room string) string  { return string(k) + ":u:" + room }
-func (k keys) seq(room string) string     { return string(k) + ":x:" + room }
-func (k keys) user(user string) string    { return string(k) + ":us:" + user }
-func (k keys) online() string             { return string(k) + ":on" }
-func (k keys) seen() string               { return string(k) + ":seen" }
+func (k keys) leases() string              { return string(k) + ":L" }
+func (k keys) counters() string            { return string(k) + ":W" }
+func (k keys) reasons() string             { return string(k) + ":R" }
+func (k keys) roomsOf(iid string) string   { return string(k) + ":ri:" + iid }
+func (k keys) usersOf(iid string) string   { return string(k) + ":ui:" + iid }
+func (k keys) members(room string) string  { return string(k) + ":m:" + room }
+func (k keys) counts(room string) string   { return string(k) + ":u:" + room }
+func (k keys) seq(room string) string      { return string(k) + ":x:" + room }
+func (k keys) departed(room string) string { return string(k) + ":d:" + room }
+func (k keys) user(user string) string     { return string(k) + ":us:" + user }
+func (k keys) online() string              { return string(k) + ":on" }
+func (k keys) seen() string                { return string(k) + ":seen" }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"iter"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -524,6 +526,32 @@ func TestSuccessor(t *testing.T) {
 	})
 }
 
+// TestStatusInAnotherDatabase has an archive follow one in another database: it gets the status that was set before.
+func TestStatusInAnotherDatabase(t *testing.T) {
+	databases(t, func(t *testing.T, d database) {
+		a := d.start(t, Options{})
+		a.connect("c1", "ann", "phone")
+		a.status("ann", "busy")
+		a.settled()
+		other, err := Open(d.dsn, Options{Hub: "rooms:other"}) // has nothing of the first either
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.SetArchive(other).Close(t.Context()); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		a.archive = other
+		var status string
+		eventually(t, "written", func() bool {
+			const query = `SELECT status FROM rooms_user WHERE hub = 'rooms:other' AND user_id = 'ann'`
+			return other.db.QueryRowContext(t.Context(), query).Scan(&status) == nil
+		})
+		if status != "busy" {
+			t.Errorf("status %q, want busy", status)
+		}
+	})
+}
+
 // TestStopWithoutDatabase ends in time, and says so.
 func TestStopWithoutDatabase(t *testing.T) {
 	databases(t, func(t *testing.T, d database) {
@@ -539,6 +567,158 @@ func TestStopWithoutDatabase(t *testing.T) {
 		}
 		d.back()
 	})
+}
+
+// panics is a store that panics so many times when it is asked.
+type panics struct{ left atomic.Int64 }
+
+func (p *panics) OnlineHere() iter.Seq[presence.Here] {
+	if p.left.Add(-1) >= 0 {
+		panic("on purpose")
+	}
+	return slices.Values([]presence.Here{{User: "ann", Device: "phone", Since: 1}})
+}
+
+func (p *panics) RestoreStatus(string, string, uint64) {}
+
+// TestPanicKeepsRows takes the dialect away while rows are written.
+func TestPanicKeepsRows(t *testing.T) {
+	a := database{dsn: "sqlite:" + filepath.Join(t.TempDir(), "rooms.db")}.open(t, Options{})
+	defer a.Close(t.Context())
+	a.prepared, a.nextBeat, a.dialect = true, time.Now().Add(time.Hour), nil
+	a.Came("ann", "phone", 1)
+	if a.writeUntilClosed() {
+		t.Fatal("it has ended")
+	}
+	if a.rows["ann"] == nil {
+		t.Error("the row is lost")
+	}
+	if !a.resync {
+		t.Error("who is online is not written again")
+	}
+}
+
+// TestPanicAtTheEnd closes an archive whose writer panics whatever it does.
+func TestPanicAtTheEnd(t *testing.T) {
+	a := database{dsn: "sqlite:" + filepath.Join(t.TempDir(), "rooms.db")}.open(t, Options{})
+	var store panics
+	store.left.Store(1 << 62)
+	defer store.left.Store(0)
+	a.Start("me", &store, nil)
+	eventually(t, "the panic", func() bool { return store.left.Load() < 1<<62 })
+	ended := make(chan error, 1)
+	go func() { ended <- a.Close(t.Context()) }()
+	eventually(t, "the end", func() bool { return len(ended) == 1 })
+}
+
+// TestManyDead ends an instance in parts, of which each is done for good.
+func TestManyDead(t *testing.T) {
+	databases(t, func(t *testing.T, d database) {
+		a := d.start(t, Options{beat: time.Hour})
+		a.settled()
+		exec := func(statement string, args ...any) {
+			t.Helper()
+			if _, err := a.archive.db.ExecContext(t.Context(), statement, args...); err != nil {
+				t.Fatal(err)
+			}
+		}
+		count := func(statement string) (n int) {
+			t.Helper()
+			if err := a.archive.db.QueryRowContext(t.Context(), statement).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		exec(`INSERT INTO rooms_instance VALUES ('rooms:test', 'dead', 1, 7000), ('rooms:test', 'other', 1, 1)`)
+		exec(`INSERT INTO rooms_online VALUES ('rooms:test', 'other', 'user1', 'pc', 1)`)
+		const most = 2*batchRows + 1
+		exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ` + fmt.Sprint(most) + `)
+			INSERT INTO rooms_online SELECT 'rooms:test', 'dead', 'user' || i, 'phone', 1 FROM n`)
+		left := `SELECT count(*) FROM rooms_online WHERE instance = 'dead'`
+		for part, want := range []int{batchRows + 1, 1, 0} {
+			if more, err := a.archive.endSome(t.Context(), "dead"); err != nil || !more {
+				t.Fatalf("part %d: more %v, %v", part, more, err)
+			}
+			if n := count(left); n != want {
+				t.Errorf("part %d: %d are left, want %d", part, n, want)
+			}
+		}
+		if more, err := a.archive.endSome(t.Context(), "dead"); err != nil || more {
+			t.Errorf("at the end: more %v, %v", more, err)
+		}
+		if n := count(`SELECT count(*) FROM rooms_user WHERE last_seen_ms = 7000 AND device = 'phone'`); n != most {
+			t.Errorf("%d were seen last with the instance, want %d", n, most)
+		}
+		if n := count(`SELECT count(*) FROM rooms_instance WHERE instance = 'dead'`); n != 0 {
+			t.Error("the instance is there still")
+		}
+		if n := count(`SELECT count(*) FROM rooms_online`); n != 1 {
+			t.Errorf("%d rows of another instance, want 1", n)
+		}
+	})
+}
+
+// TestReadWhileWritten reads a user while what waits of him is written: at no time is it in neither place.
+func TestReadWhileWritten(t *testing.T) {
+	a := database{dsn: "sqlite:" + filepath.Join(t.TempDir(), "rooms.db")}.start(t, Options{flush: time.Nanosecond}).archive
+	for i := range int64(500) {
+		a.Went("ann", "phone", i+1)
+		for range 4 {
+			if s, _, err := a.User(t.Context(), "ann"); err != nil || s.LastSeen != i+1 {
+				t.Fatalf("last seen %d, want %d; %v", s.LastSeen, i+1, err)
+			}
+		}
+	}
+}
+
+// hereFunc is a store of which is online here whom a function yields.
+type hereFunc func(yield func(presence.Here) bool)
+
+func (f hereFunc) OnlineHere() iter.Seq[presence.Here] { return iter.Seq[presence.Here](f) }
+
+func (hereFunc) RestoreStatus(string, string, uint64) {}
+
+// TestSignsAmidRows has more to write than there is time for until others take the instance for dead.
+func TestSignsAmidRows(t *testing.T) {
+	a := database{dsn: "sqlite:" + filepath.Join(t.TempDir(), "rooms.db")}.open(t, Options{beat: time.Nanosecond})
+	defer a.db.Close()
+	if err := a.prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	silence := func() {
+		t.Helper()
+		if _, err := a.db.ExecContext(t.Context(), `UPDATE rooms_instance SET heartbeat_ms = 1`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func(what string) {
+		t.Helper()
+		if beats, err := a.heartbeats(t.Context()); err != nil || beats["me"] <= 1 {
+			t.Errorf("%s: no sign of life: %v, %v", what, beats, err)
+		}
+	}
+	a.instance, a.store = "me", hereFunc(func(yield func(presence.Here) bool) {
+		for i := range 2 * batchRows {
+			switch i {
+			case batchRows / 2:
+				silence()
+			case batchRows + 1:
+				check("amid those who are online")
+			}
+			if !yield(presence.Here{User: fmt.Sprint("user", i), Since: 1}) {
+				return
+			}
+		}
+	})
+	if err := a.assert(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	silence()
+	a.Went("ann", "phone", 1)
+	if err := a.writeAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("amid changes")
 }
 
 // TestEverythingLost starts anew after all that had a status in memory has gone with kill -9.
@@ -632,10 +812,14 @@ func TestCheck(t *testing.T) {
 		"sqlite:/tmp/x.db":                     "",
 		"sqlite:x.db":                          "",
 		"sqlite:":                              "sqlite: has no path behind it",
+		"sqlite::memory:":                      "sqlite: keeps nothing in memory (allowed: sqlite:/path)",
 		"mysql://localhost":                    "unknown kind of database (allowed: postgres://… and sqlite:/path)",
 		"":                                     "unknown kind of database (allowed: postgres://… and sqlite:/path)",
 		"postgres://u:hunter2@localhost:port/": "not a URL as postgres://user:password@host:port/database?sslmode=…: ",
 		"postgres://u:hunter2@h/db?sslmode=x":  "not a URL as postgres://user:password@host:port/database?sslmode=…: ",
+		"postgres://u:p@hunter2@localhost/db":  "the host has an @ in it: write one in the user or password as %40",
+		"postgres://u:p%40hunter2@h/db":        "",
+		"postgres://u@/db?host=/run/@here":     "",
 	} {
 		got := ""
 		if err := Check(dsn); err != nil {

@@ -41,12 +41,20 @@ var sqlite = &dialect{
 func Check(dsn string) error {
 	switch scheme(dsn) {
 	case "postgres", "postgresql":
-		if _, err := pgx.ParseConfig(dsn); err != nil {
+		config, err := pgx.ParseConfig(dsn)
+		if err != nil {
 			return fmt.Errorf("not a URL as postgres://user:password@host:port/database?sslmode=…: %s", reason(err))
+		}
+		// The end of a password would be taken for the name of a host, and be in every error and log.
+		if strings.Contains(config.Host, "@") && !strings.HasPrefix(config.Host, "/") {
+			return errors.New("the host has an @ in it: write one in the user or password as %40")
 		}
 	case "sqlite":
 		if path(dsn) == "" {
 			return errors.New("sqlite: has no path behind it")
+		}
+		if path(dsn) == ":memory:" {
+			return errors.New("sqlite: keeps nothing in memory (allowed: sqlite:/path)")
 		}
 		if !slices.Contains(sql.Drivers(), "sqlite") {
 			return errors.New("this build has no SQLite: add --with github.com/caddyrooms/caddy-rooms/sqlite to the xcaddy command")

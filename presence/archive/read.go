@@ -9,16 +9,16 @@ import (
 
 // User implements presence.Archive.
 func (a *Archive) User(ctx context.Context, id string) (presence.Seen, bool, error) {
-	s, version, known, err := a.readUser(ctx, id)
-	// What waits to be written is newer than what is there.
+	// What waits to be written is newer than what is there. It is looked at before: afterwards it may be neither waiting nor in what was read.
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	var r row
 	for _, waiting := range []map[string]*row{a.rows, a.writing} {
 		if w := waiting[id]; w != nil {
 			r.under(w)
 		}
 	}
+	a.mu.Unlock()
+	s, version, known, err := a.readUser(ctx, id)
 	if r.seen > 0 {
 		known, err = true, nil
 	}
@@ -26,7 +26,7 @@ func (a *Archive) User(ctx context.Context, id string) (presence.Seen, bool, err
 		s.LastSeen, s.Device = r.seen, r.device
 		s.AsOf = max(s.AsOf, r.seen)
 	}
-	if r.version > 0 {
+	if r.version > 0 && r.version >= version {
 		s.Status, version = r.status, r.version
 	}
 	if s.Online && !setSince(version, s.Since) {

@@ -63,28 +63,47 @@ func (a *Archive) writeGone(ctx context.Context, rows []jsonRow) error {
 		DELETE FROM rooms_online WHERE hub = $1 AND instance = $3 AND user_id `+a.dialect.in, rows, a.instance)
 }
 
-// execAll runs statements whose parameters are the hub and an instance, one after the other.
-func (a *Archive) execAll(ctx context.Context, instance string, statements ...string) error {
+// execAll runs statements of the same parameters, which begin with the hub, one after the other.
+func (a *Archive) execAll(ctx context.Context, args []any, statements ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for _, s := range statements {
-		if _, err := a.db.ExecContext(ctx, s, a.opts.Hub, instance); err != nil {
+		if _, err := a.db.ExecContext(ctx, s, append([]any{a.opts.Hub}, args...)...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// end makes the users of an instance offline, last seen at its last sign of life, and forgets the instance: last, so that what fails
-// before is done again.
-func (a *Archive) end(ctx context.Context, instance string) error {
-	return a.execAll(ctx, instance, `
+// endSome makes the first users of an instance offline, last seen at its last sign of life. When there are none it forgets the instance, and
+// returns false: last, so that what fails before is done again. All users at once might not be done within the timeout, ever.
+func (a *Archive) endSome(ctx context.Context, instance string) (more bool, err error) {
+	// Up to which user, as another instance may do the same: it must not be that one has written users as last seen, and the next ones are
+	// taken away.
+	last, err := a.lastOf(ctx, instance)
+	if err != nil {
+		return false, err
+	}
+	if last == "" {
+		return false, a.execAll(ctx, []any{instance}, `DELETE FROM rooms_instance WHERE hub = $1 AND instance = $2`)
+	}
+	return true, a.execAll(ctx, []any{instance, last}, `
 		INSERT INTO rooms_user (hub, user_id, last_seen_ms, device, status, status_version)
 		SELECT o.hub, o.user_id, i.heartbeat_ms, o.device, '', 0
 		FROM rooms_online o JOIN rooms_instance i ON i.hub = o.hub AND i.instance = o.instance
-		WHERE o.hub = $1 AND o.instance = $2 ORDER BY o.user_id`+merge,
-		`DELETE FROM rooms_online WHERE hub = $1 AND instance = $2`,
-		`DELETE FROM rooms_instance WHERE hub = $1 AND instance = $2`)
+		WHERE o.hub = $1 AND o.instance = $2 AND o.user_id <= $3 ORDER BY o.user_id`+merge,
+		`DELETE FROM rooms_online WHERE hub = $1 AND instance = $2 AND user_id <= $3`)
+}
+
+// lastOf returns the last of the first users of an instance; "" when there are none.
+func (a *Archive) lastOf(ctx context.Context, instance string) (user string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err = a.db.QueryRowContext(ctx, `
+		SELECT COALESCE(max(f.user_id), '') FROM (
+			SELECT user_id FROM rooms_online WHERE hub = $1 AND instance = $2 ORDER BY user_id LIMIT $3) AS f`,
+		a.opts.Hub, instance, batchRows).Scan(&user)
+	return user, err
 }
 
 // renew gives a sign of life of this instance. It returns false when it is not known, or no more.
@@ -111,7 +130,7 @@ func (a *Archive) enlist(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.execAll(ctx, a.instance, `DELETE FROM rooms_online WHERE hub = $1 AND instance = $2`)
+	return a.execAll(ctx, []any{a.instance}, `DELETE FROM rooms_online WHERE hub = $1 AND instance = $2`)
 }
 
 // heartbeats returns the last sign of life of each instance.

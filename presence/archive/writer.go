@@ -44,6 +44,11 @@ func (a *Archive) writeUntilClosed() (ended bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			a.log.Error("presence database writer panicked", zap.Any("panic", p), zap.Stack("stack"))
+			a.putBack()
+			a.mu.Lock()
+			a.up, a.resync = false, true // it may have been in the middle of either
+			a.mu.Unlock()
+			ended = a.isClosed() // nobody would wait for another one
 		}
 	}()
 	for !a.isClosed() {
@@ -130,9 +135,6 @@ func (a *Archive) step(ctx context.Context) error {
 	if err := a.writeAll(ctx); err != nil {
 		return err
 	}
-	if err := a.signIfDue(ctx); err != nil { // there may have been too much to write
-		return err
-	}
 	if err := a.bury(ctx); err != nil {
 		return err
 	}
@@ -209,9 +211,11 @@ func (a *Archive) assert(ctx context.Context) error {
 		if err != nil {
 			break
 		}
-		rows = append(rows, jsonRow{User: user.User, Device: user.Device, Time: user.Since})
+		rows = append(rows, jsonRow{user.User, user.Device, user.Since, user.Status, user.Version})
 		if len(rows) == batchRows {
-			err = a.writeHere(ctx, rows)
+			if err = a.writeHere(ctx, rows); err == nil {
+				_, err = a.renew(ctx) // so many users may take longer than others wait for a sign
+			}
 			rows = nil
 		}
 	}
@@ -257,6 +261,9 @@ func (a *Archive) writeAll(ctx context.Context) error {
 		}
 		if err := a.writeBatch(ctx, batch); err != nil {
 			a.putBack()
+			return err
+		}
+		if err := a.signIfDue(ctx); err != nil { // there may be more to write than there is time for
 			return err
 		}
 	}
@@ -341,8 +348,14 @@ func (a *Archive) bury(ctx context.Context) error {
 	removed := slices.Sorted(maps.Keys(a.removed))
 	a.mu.Unlock()
 	for _, instance := range removed {
-		if err := a.end(ctx, instance); err != nil {
-			return err
+		for more := true; more; {
+			var err error
+			if more, err = a.endSome(ctx, instance); err != nil {
+				return err
+			}
+			if err := a.signIfDue(ctx); err != nil { // there may be very many users
+				return err
+			}
 		}
 		a.mu.Lock()
 		delete(a.removed, instance)
@@ -358,5 +371,9 @@ func (a *Archive) leave(ctx context.Context) error {
 	if _, err := a.renew(ctx); err != nil {
 		return err
 	}
-	return a.end(ctx, a.instance)
+	for {
+		if more, err := a.endSome(ctx, a.instance); err != nil || !more {
+			return err
+		}
+	}
 }

@@ -1,5 +1,5 @@
 -- Changes connections of one instance in some rooms, and tells every instance.
--- KEYS: counters, rooms of the instance, then for each room: members, users, sequence.
+-- KEYS: counters, rooms of the instance, then for each room: members, users, sequence, who has left.
 -- ARGV: instance, what a room's channel begins with, the channel of events or "", what events begin with, then for each room: room, number
 --   of the batch, 1 if the instance stays in the room, how many changes, and these: "+", connection, content: its version is the sequence that
 --   the batch gets, if it is news;
@@ -27,10 +27,10 @@ end
 local reply = {w}
 local key, arg = 3, 5
 while key <= #KEYS do
-	local members, users, sequence = KEYS[key], KEYS[key + 1], KEYS[key + 2]
+	local members, users, sequence, gone = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
 	local room, changes = ARGV[arg], ARGV[arg + 3]
 	local stays, batch = ARGV[arg + 2] == '1', ARGV[arg + 1]
-	key, arg = key + 3, arg + 4
+	key, arg = key + 4, arg + 4
 
 	-- A sequence starts at the time in microseconds, so that it is higher than that of any room that was here before.
 	local prev = redis.call('HGET', sequence, 'p')
@@ -39,7 +39,7 @@ while key <= #KEYS do
 		local n = prev + 1
 		seq = string.format('%d%06d', math.floor(n / 1000000), n % 1000000)
 	end
-	local out, entered, left, departed = {}, false, false, ''
+	local out, entered, left, departed = {}, false, false, {}
 	for _ = 1, tonumber(changes) do
 		local op, id = ARGV[arg], iid .. '.' .. ARGV[arg + 1]
 		if op == '-' then
@@ -51,10 +51,7 @@ while key <= #KEYS do
 				if redis.call('HINCRBY', users, user, '-1') <= 0 then
 					redis.call('HDEL', users, user)
 					local state = string.match(old, '^%d+\n%d+\n[^\n]*\n[^\n]*\n[^\n]*\n(.*)$')
-					local line = now .. ' ' .. user .. '\t' .. string.gsub(state, '\n', ' ') .. '\n'
-					if #line <= 8192 then
-						departed = string.sub(line .. departed, 1, 8192)
-					end
+					departed[#departed + 1] = now .. ' ' .. user .. '\t' .. state
 					if events ~= '' then
 						local n = redis.call('HLEN', users)
 						tell('leave', room, seq, string.format(',"user":%s,"reason":"%s","count":%d', cjson.encode(user), reason, n))
@@ -114,12 +111,11 @@ while key <= #KEYS do
 		reply[#reply + 1] = tonumber(prev or 0)
 		reply[#reply + 1] = 0
 	else
-		if departed == '' then
-			redis.call('HSET', sequence, 'p', seq)
-		else
-			departed = departed .. (redis.call('HGET', sequence, 'd') or '')
-			-- The last line may be cut: to look for its end would take longer than all the rest.
-			redis.call('HSET', sequence, 'p', seq, 'd', string.sub(departed, 1, 8192))
+		redis.call('HSET', sequence, 'p', seq)
+		if #departed > 0 then
+			redis.call('LPUSH', gone, unpack(departed))
+			redis.call('LTRIM', gone, '0', '49')
+			redis.call('EXPIRE', gone, '3600')
 		end
 		if left and redis.call('EXISTS', members) == 0 then
 			redis.call('EXPIRE', sequence, 3600)
