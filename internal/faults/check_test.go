@@ -231,7 +231,7 @@ func (c *cluster) read(ctx context.Context) (*stored, error) {
 			set(key, s.roomsOf, name)
 		case "ui":
 			set(key, s.usersOf, name)
-		case "x", "rl": // sequences and limits end by themselves
+		case "x", "d", "rl": // sequences, who has left, and limits end by themselves
 		default:
 			return nil, fmt.Errorf("unexpected key %s", key)
 		}
