@@ -212,7 +212,9 @@ func (p place) empty(c *cluster) error {
 		return err
 	}
 	for _, key := range keys {
-		if kind, _, _ := strings.Cut(strings.TrimPrefix(key, p.base+":"), ":"); kind != "x" && kind != "rl" {
+		switch kind, _, _ := strings.Cut(strings.TrimPrefix(key, p.base+":"), ":"); kind {
+		case "x", "d", "rl": // they end by themselves
+		default:
 			return fmt.Errorf("the old place has %d keys, one is %s", len(keys), key)
 		}
 	}
