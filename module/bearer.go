@@ -20,8 +20,8 @@ const (
 	tokenPlaceholder = "{rooms.token."
 )
 
-// takeBearer returns the token that is offered as a subprotocol.
-func takeBearer(r *http.Request) (raw string, offered bool) {
+// offeredToken returns the token that is offered as a subprotocol.
+func offeredToken(r *http.Request) (raw string, offered bool) {
 	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
 		for p := range strings.SplitSeq(line, ",") {
 			encoded, is := strings.CutPrefix(strings.TrimSpace(p), bearerPrefix)
@@ -68,14 +68,14 @@ func erase(s string, like *regexp.Regexp) {
 	}
 }
 
-// findToken returns the token that came with an upgrade; false when none did, or none is wanted. bearer is that of takeBearer. The first place
-// that has one counts. What it returns has memory of its own.
-func (h *Handler) findToken(r *http.Request, bearer string, offered bool) (raw string, found bool) {
-	switch {
-	case h.Token == nil:
+// findToken returns the token that came with an upgrade; false when none did, or none is wanted. The first place that has one counts. What it
+// returns has memory of its own.
+func (h *Handler) findToken(r *http.Request) (raw string, found bool) {
+	if h.Token == nil {
 		return "", false
-	case offered:
-		return bearer, true
+	}
+	if raw, offered := offeredToken(r); offered {
+		return raw, true
 	}
 	if scheme, value, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(value), true

@@ -45,8 +45,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	for _, name := range []string{"rooms.conn", "rooms.user"} {
 		repl.Set(name, "") // until it is known; else error pages would show the placeholder
 	}
-	bearer, offered := takeBearer(r)
-	raw, found := h.findToken(r, bearer, offered)
+	raw, found := h.findToken(r)
 	eraseTokens(r)
 	if err := checkHandshake(w, r); err != nil {
 		return err
@@ -63,7 +62,8 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if !h.originAllowed(r) {
 		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("origin %q not allowed", r.Header.Get("Origin")))
 	}
-	keys := h.expandKeys(repl, nil, false)
+	var keys small.Map[string, []string]
+	h.expandKeys(&keys, repl, false)
 	if limit, decision := endpoint.Connect(r.Context(), &keys); limit != nil {
 		return refuseLimit(w, limit, decision)
 	}
@@ -83,7 +83,8 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		}
 		return refuseLimit(w, limit, decision)
 	}
-	client.Keys = h.expandKeys(repl, &keys, true)
+	h.expandKeys(&keys, repl, true)
+	client.Keys = keys
 	for _, template := range h.AutoJoin {
 		if room := repl.ReplaceAll(template, ""); room != "" {
 			client.Rooms = append(client.Rooms, room)
@@ -234,12 +235,9 @@ func printable(s string) string {
 // tokenTimeout is how long an upgrade waits for keys that its token needs and that are not known yet.
 const tokenTimeout = 3 * time.Second
 
-// expandKeys expands the texts of the limits' keys that depend on the request, but only those that have something of the token in them, or
-// only the others, and returns them with those that are there.
-func (h *Handler) expandKeys(repl *caddy.Replacer, before *small.Map[string, []string], ofToken bool) (keys small.Map[string, []string]) {
-	if before != nil {
-		keys = *before
-	}
+// expandKeys adds to keys the expanded texts of the limits' keys that depend on the request: those that have something of the token in them,
+// or the others.
+func (h *Handler) expandKeys(keys *small.Map[string, []string], repl *caddy.Replacer, ofToken bool) {
 	for _, k := range h.keys {
 		if strings.Contains(k.Template, tokenPlaceholder) != ofToken {
 			continue
@@ -253,7 +251,6 @@ func (h *Handler) expandKeys(repl *caddy.Replacer, before *small.Map[string, []s
 		}
 		keys.Set(k.Template, texts)
 	}
-	return keys
 }
 
 // network returns the /64 of an IPv6 address, which is what one customer gets, and any other address as it is.

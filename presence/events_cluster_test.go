@@ -416,16 +416,7 @@ func TestEventsAfterALoss(t *testing.T) {
 		t.Errorf("after a flush were told %v, want %v", got, want)
 	}
 
-	s := c.nodes[0]
-	s.mu.Lock()
-	iid := s.iid
-	s.mu.Unlock()
-	if err := c.redis.ZAdd(t.Context(), s.keys.leases(), redis.Z{Member: iid, Score: 1}).Err(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.nodes[1].reap(t.Context(), iid); err != nil {
-		t.Fatal(err)
-	}
+	c.reapAlive(0, 1)
 	eventually(t, "it has a new name", func() bool { return c.generation(0) == 3 })
 	c.ready(0)
 	a.believes(c, []string{"r"}, 0, 1)

@@ -363,6 +363,21 @@ func TestRedisScriptsVanish(t *testing.T) {
 	}
 }
 
+// reapAlive ends the lease of instance i, as if it had stood still, and has another one remove it.
+func (c *cluster) reapAlive(i, by int) {
+	c.t.Helper()
+	s := c.nodes[i]
+	s.mu.Lock()
+	iid := s.iid
+	s.mu.Unlock()
+	if err := c.redis.ZAdd(c.t.Context(), s.keys.leases(), redis.Z{Member: iid, Score: 1}).Err(); err != nil {
+		c.t.Fatal(err)
+	}
+	if _, err := c.nodes[by].reap(c.t.Context(), iid); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // TestRedisReapedAlive takes a living instance for dead, as happens to one that was paused.
 func TestRedisReapedAlive(t *testing.T) {
 	c := startCluster(t, redistest.Start(t), 2, Options{})
@@ -371,16 +386,7 @@ func TestRedisReapedAlive(t *testing.T) {
 	c.fill(0, "r", 60)
 	c.fill(1, "r", 2)
 	c.consistent("r", 0, 1)
-	s := c.nodes[0]
-	s.mu.Lock()
-	iid := s.iid
-	s.mu.Unlock()
-	if err := c.redis.ZAdd(t.Context(), s.keys.leases(), redis.Z{Member: iid, Score: 1}).Err(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.nodes[1].reap(t.Context(), iid); err != nil {
-		t.Fatal(err)
-	}
+	c.reapAlive(0, 1)
 	eventually(t, "all are back", func() bool {
 		return len(c.rows("r")) == 62 && len(c.toldUsers(1, "r")) == 62
 	})

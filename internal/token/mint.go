@@ -1,7 +1,6 @@
 package token
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -10,8 +9,8 @@ import (
 
 // Mint returns a token with these claims, signed with HS256 and a secret, for development and tests. It expires after a time; 0: never.
 func Mint(secret []byte, claims map[string]any, expires time.Duration) (string, error) {
-	if len(secret) < minSecret {
-		return "", fmt.Errorf("secret has %d bytes (allowed: %d or more, as RFC 7518 asks for)", len(secret), minSecret)
+	if err := checkSecret(secret); err != nil {
+		return "", err
 	}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: secret}, nil)
 	if err != nil {

@@ -70,8 +70,8 @@ func New(o Options) (*Verifier, error) {
 		return nil, errors.New("no key: secret, key or jwks is needed")
 	}
 	for _, s := range o.Secrets {
-		if len(s) < minSecret {
-			return nil, fmt.Errorf("secret has %d bytes (allowed: %d or more, as RFC 7518 asks for)", len(s), minSecret)
+		if err := checkSecret(s); err != nil {
+			return nil, err
 		}
 	}
 	if o.now == nil {
@@ -100,6 +100,13 @@ func New(o Options) (*Verifier, error) {
 
 // minSecret is the shortest secret, in bytes (RFC 7518, section 3.2).
 const minSecret = 32
+
+func checkSecret(secret []byte) error {
+	if len(secret) < minSecret {
+		return fmt.Errorf("secret has %d bytes (allowed: %d or more, as RFC 7518 asks for)", len(secret), minSecret)
+	}
+	return nil
+}
 
 // Verify returns what a valid token says. ctx bounds the wait for keys that are not known yet.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
