@@ -5,7 +5,6 @@ import (
 	"net/http"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
-	"github.com/caddyrooms/caddy-rooms/internal/wire"
 )
 
 // maxOrder is the longest body of an order, in bytes.
@@ -70,14 +69,8 @@ func publishMessage(w http.ResponseWriter, r *http.Request, h *sharedHub, _ stri
 	if err := checkRoomName(body.Room); err != nil {
 		return err
 	}
-	if body.Event == "" {
-		body.Event = wire.DefaultEvent
-	}
-	if err := wire.CheckEvent(body.Event); err != nil {
-		return badRequest("event %q: %s", body.Event, err.Message)
-	}
-	if body.Data == nil {
-		return badRequest(`"data" is missing (allowed: any JSON)`)
+	if err := checkMessage(&body.Event, body.Data); err != nil {
+		return err
 	}
 	return writeJSON(w, http.StatusOK, struct {
 		Room     string `json:"room"`

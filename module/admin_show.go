@@ -1,7 +1,6 @@
 package module
 
 import (
-	"encoding/json"
 	"net/http"
 )
 
@@ -34,25 +33,11 @@ func showHubs(w http.ResponseWriter, r *http.Request) error {
 }
 
 func showRooms(w http.ResponseWriter, r *http.Request, h *sharedHub, _ string) error {
-	query, after, limit, err := readPage(r, "prefix")
+	prefix, after, limit, err := readRoomsPage(r)
 	if err != nil {
 		return err
 	}
-	prefix := query.Get("prefix")
-	if prefix != "" {
-		if err := checkRoomName(prefix); err != nil {
-			return err
-		}
-	}
-	rooms, next := h.Rooms(prefix, after, limit)
-	answer := struct {
-		Rooms []shownRoom `json:"rooms"`
-		Next  *string     `json:"next"`
-	}{make([]shownRoom, len(rooms)), nextPage(next)}
-	for i, room := range rooms {
-		answer.Rooms[i] = shownRoom(room)
-	}
-	return writeJSON(w, http.StatusOK, answer)
+	return writeJSON(w, http.StatusOK, showRoomsPage(h.Rooms(prefix, after, limit)))
 }
 
 func showMembers(w http.ResponseWriter, r *http.Request, h *sharedHub, room string) error {
@@ -67,19 +52,10 @@ func showMembers(w http.ResponseWriter, r *http.Request, h *sharedHub, room stri
 	if err != nil {
 		return err
 	}
-	answer := struct {
+	return writeJSON(w, http.StatusOK, struct {
 		shownRoom
-		Members  []shownMember `json:"members"`
-		Next     *string       `json:"next"`
-		Degraded bool          `json:"degraded,omitempty"`
-	}{
-		shownRoom: shownRoom{room, page.Count, connections},
-		Members:   make([]shownMember, len(page.Members)), Next: nextPage(page.Next), Degraded: page.Degraded,
-	}
-	for i, m := range page.Members {
-		answer.Members[i] = shownMember{m.User, m.Status, json.RawMessage(m.State), m.Device, m.Conns, m.Since}
-	}
-	return writeJSON(w, http.StatusOK, answer)
+		shownMembers
+	}{shownRoom{room, page.Count, connections}, showMembersPage(page)})
 }
 
 func showConnections(w http.ResponseWriter, r *http.Request, h *sharedHub, _ string) error {
@@ -116,12 +92,7 @@ func showUser(w http.ResponseWriter, r *http.Request, h *sharedHub, id string) e
 	if err != nil {
 		return err
 	}
-	for i := range u.Connections {
-		u.Connections[i].User = ""
-	}
-	return writeJSON(w, http.StatusOK, shownUser{
-		User: id, Online: u.Online, Status: u.Status, Devices: u.Devices, Conns: u.Conns, Since: u.Since, LastSeen: u.LastSeen,
-		Connections: shownConnections(u.Connections), Next: nextPage(u.Next),
-		Device: u.Device, Source: u.Source, Degraded: u.Degraded, Stale: u.AsOf != 0, AsOf: u.AsOf,
-	})
+	answer := showUserInfo(id, u)
+	answer.Next = nextPage(u.Next)
+	return writeJSON(w, http.StatusOK, answer)
 }

@@ -34,14 +34,26 @@ func badRequest(format string, args ...any) error {
 
 // writeJSON answers with v as JSON.
 func writeJSON(w http.ResponseWriter, status int, v any) error {
+	b, err := encodeJSON(v)
+	if err != nil {
+		return err
+	}
+	writeAnswer(w, status, "application/json", b)
+	return nil
+}
+
+func encodeJSON(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
-		return fmt.Errorf("encoding answer: %w", err)
+		return nil, fmt.Errorf("encoding answer: %w", err)
 	}
-	w.Header().Set("Content-Type", "application/json")
+	return append(visibleLine(bytes.TrimSpace(b.Bytes())), '\n'), nil
+}
+
+func writeAnswer(w http.ResponseWriter, status int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
 	w.WriteHeader(status)
-	_, _ = w.Write(append(visibleLine(bytes.TrimSpace(b.Bytes())), '\n')) // an error means that the client has gone
-	return nil
+	_, _ = w.Write(body) // an error means that the client has gone
 }

@@ -120,13 +120,9 @@ func showLive(w http.ResponseWriter, _ *http.Request) error {
 // showReady tells whether clients should be sent here. An instance without Redis goes on for its own clients, so it stays ready unless it is
 // asked to be strict: if all did otherwise, a failure of Redis would be one of everything.
 func showReady(w http.ResponseWriter, r *http.Request) error {
-	query, err := readQuery(r, "strict")
+	strict, err := readStrict(r)
 	if err != nil {
 		return err
-	}
-	strict := query.Has("strict")
-	if v := query.Get("strict"); v != "" && v != "true" {
-		return badRequest(`bad strict %q (allowed: true, or nothing)`, v)
 	}
 	health := []shownHealth{}
 	for _, h := range presentHubs() {
@@ -136,9 +132,13 @@ func showReady(w http.ResponseWriter, r *http.Request) error {
 		Status string        `json:"status"`
 		Hubs   []shownHealth `json:"hubs"`
 	}{readiness(health, caddy.Exiting(), caddy.ActiveContext().Context != nil), health}
-	status := http.StatusOK
-	if answer.Status == statusStarting || answer.Status == statusDraining || strict && answer.Status == statusDegraded {
-		status = http.StatusServiceUnavailable
+	return writeJSON(w, readyStatus(answer.Status, strict), answer)
+}
+
+// readyStatus is what readiness is over HTTP.
+func readyStatus(status string, strict bool) int {
+	if status == statusStarting || status == statusDraining || strict && status == statusDegraded {
+		return http.StatusServiceUnavailable
 	}
-	return writeJSON(w, status, answer)
+	return http.StatusOK
 }

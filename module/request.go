@@ -57,6 +57,24 @@ func readPage(r *http.Request, allowed ...string) (query url.Values, after strin
 	return query, query.Get("after"), limit, nil
 }
 
+// readRoomsPage is readPage for rooms, whose names may be asked to have a prefix.
+func readRoomsPage(r *http.Request) (prefix, after string, limit int, err error) {
+	query, after, limit, err := readPage(r, "prefix")
+	if prefix = query.Get("prefix"); err == nil && prefix != "" {
+		err = checkRoomName(prefix)
+	}
+	return prefix, after, limit, err
+}
+
+// readStrict tells whether a question for health is strict.
+func readStrict(r *http.Request) (strict bool, err error) {
+	query, err := readQuery(r, "strict")
+	if v := query.Get("strict"); err == nil && v != "" && v != "true" {
+		err = badRequest(`bad strict %.300q (allowed: true, or nothing)`, v)
+	}
+	return query.Has("strict"), err
+}
+
 // nextPage is a cursor as lists have it: null at the end.
 func nextPage(cursor string) *string {
 	if cursor == "" {
@@ -67,22 +85,36 @@ func nextPage(cursor string) *string {
 
 // readBody decodes the body of a request, of at most so many bytes, into what it must fit exactly. form is what it looks like, for errors.
 func readBody(w http.ResponseWriter, r *http.Request, most int, form string, into any) error {
-	if _, err := readQuery(r); err != nil {
+	b, err := readBytes(w, r, most)
+	if err != nil {
 		return err
+	}
+	return decodeBody(b, form, into)
+}
+
+// readBytes returns the body of a request that has no parameters, of at most so many bytes.
+func readBytes(w http.ResponseWriter, r *http.Request, most int) ([]byte, error) {
+	if _, err := readQuery(r); err != nil {
+		return nil, err
 	}
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(most)))
 	if _, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
-		return statusError(http.StatusRequestEntityTooLarge, "body is too long (allowed: %d bytes)", most)
+		return nil, statusError(http.StatusRequestEntityTooLarge, "body is too long (allowed: %d bytes)", most)
 	}
 	if err != nil {
-		return badRequest("reading body: %w", err)
+		return nil, badRequest("reading body: %w", err)
 	}
+	return b, nil
+}
+
+// decodeBody is what readBody does with a body that has been read.
+func decodeBody(b []byte, form string, into any) error {
 	if !utf8.Valid(b) {
 		return badRequest("body is not UTF-8")
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
-	err = d.Decode(into)
+	err := d.Decode(into)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return badRequest("bad body: %s can't be a JSON %s (allowed: %s)", cmp.Or(wrong.Field, "it"), wrong.Value, form)
 	}
@@ -102,6 +134,20 @@ func checkRoomName(name string) error {
 	}
 	if err := wire.CheckRoom(name); err != nil {
 		return badRequest("bad room %.300q: %s", name, err.Message)
+	}
+	return nil
+}
+
+// checkMessage tells what is wrong with what a message says, and fills in the event.
+func checkMessage(event *string, data []byte) error {
+	if *event == "" {
+		*event = wire.DefaultEvent
+	}
+	if err := wire.CheckEvent(*event); err != nil {
+		return badRequest("event %.300q: %s", *event, err.Message)
+	}
+	if data == nil {
+		return badRequest(`"data" is missing (allowed: any JSON)`)
 	}
 	return nil
 }

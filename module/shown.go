@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
 // What there is in a hub, as the admin endpoint and the API show it.
@@ -14,6 +15,20 @@ type shownRoom struct {
 	Connections int    `json:"connections"`
 }
 
+// shownRooms is a page of rooms.
+type shownRooms struct {
+	Rooms []shownRoom `json:"rooms"`
+	Next  *string     `json:"next"`
+}
+
+func showRoomsPage(rooms []hub.RoomInfo, next string) shownRooms {
+	page := shownRooms{make([]shownRoom, len(rooms)), nextPage(next)}
+	for i, room := range rooms {
+		page.Rooms[i] = shownRoom(room)
+	}
+	return page
+}
+
 type shownMember struct {
 	User   string          `json:"user"`
 	Status string          `json:"status"`
@@ -21,6 +36,21 @@ type shownMember struct {
 	Device string          `json:"device,omitempty"`
 	Conns  int             `json:"conns"`
 	Since  int64           `json:"since"`
+}
+
+// shownMembers is a page of members.
+type shownMembers struct {
+	Members  []shownMember `json:"members"`
+	Next     *string       `json:"next"`
+	Degraded bool          `json:"degraded,omitempty"`
+}
+
+func showMembersPage(page presence.Snapshot) shownMembers {
+	members := shownMembers{make([]shownMember, len(page.Members)), nextPage(page.Next), page.Degraded}
+	for i, m := range page.Members {
+		members.Members[i] = shownMember{m.User, m.Status, json.RawMessage(m.State), m.Device, m.Conns, m.Since}
+	}
+	return members
 }
 
 type shownConnection struct {
@@ -55,4 +85,16 @@ type shownUser struct {
 	Degraded    bool              `json:"degraded,omitempty"`
 	Stale       bool              `json:"stale,omitempty"`
 	AsOf        int64             `json:"as_of,omitempty"`
+}
+
+// showUserInfo returns what is known of a user. Whose the connections are is said already.
+func showUserInfo(id string, u hub.UserInfo) shownUser {
+	for i := range u.Connections {
+		u.Connections[i].User = ""
+	}
+	return shownUser{
+		User: id, Online: u.Online, Status: u.Status, Devices: u.Devices, Conns: u.Conns, Since: u.Since, LastSeen: u.LastSeen,
+		Connections: shownConnections(u.Connections),
+		Device:      u.Device, Source: u.Source, Degraded: u.Degraded, Stale: u.AsOf != 0, AsOf: u.AsOf,
+	}
 }
