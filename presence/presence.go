@@ -184,6 +184,11 @@ type Store interface {
 	Rooms(ctx context.Context, prefix, after string, limit int) (rooms []RoomCount, next string, err error)
 	// RoomCount returns how many are in a room, with an error as Rooms does.
 	RoomCount(ctx context.Context, room string) (RoomCount, error)
+	// CountRooms returns how many rooms have members, with an error as Rooms does.
+	CountRooms(ctx context.Context) (int, error)
+	// Instances returns the names of the instances that are alive now, this one included, in no order: those whose leases run and that have not
+	// given up theirs.
+	Instances(ctx context.Context) ([]string, error)
 
 	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was
 	// told before. The caller closes that: the next one writes nothing before. A store that is closed tells nobody any more, but leaves its archive

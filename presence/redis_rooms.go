@@ -66,6 +66,20 @@ func lexRange(prefix, after string) (start, stop string) {
 	return start, "+"
 }
 
+// CountRooms implements Store.
+func (s *Redis) CountRooms(ctx context.Context) (int, error) {
+	if err := s.open(); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	var rooms *redis.IntCmd
+	if err := s.inquiry().ask(ctx, func(pipe redis.Pipeliner) { rooms = pipe.ZCard(ctx, s.keys.rooms()) }); err != nil {
+		return s.countRoomsHere(), err
+	}
+	return int(rooms.Val()), nil
+}
+
 // RoomCount implements Store.
 func (s *Redis) RoomCount(ctx context.Context, room string) (c RoomCount, err error) {
 	if err := checkName("room", room); err != nil {

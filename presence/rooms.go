@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -65,6 +66,27 @@ func (m *Memory) Rooms(_ context.Context, prefix, after string, limit int) (room
 	}
 	rooms, next = m.roomsHere(prefix, after, limit)
 	return rooms, next, nil
+}
+
+// countRoomsHere returns how many rooms have members by this instance's replicas.
+func (b *base) countRoomsHere() (n int) {
+	b.mu.Lock()
+	names := slices.Collect(maps.Keys(b.rooms))
+	b.mu.Unlock()
+	for _, name := range names {
+		if b.countHere(name).Conns > 0 {
+			n++
+		}
+	}
+	return n
+}
+
+// CountRooms implements Store.
+func (m *Memory) CountRooms(context.Context) (int, error) {
+	if err := m.open(); err != nil {
+		return 0, err
+	}
+	return m.countRoomsHere(), nil
 }
 
 // RoomCount implements Store.
