@@ -84,17 +84,19 @@ func TestJoinBehindAPolicy(t *testing.T) {
 	})
 }
 
-// TestKickReachesHeldPlaces kicks a user whose connection was lost.
-func TestKickReachesHeldPlaces(t *testing.T) {
-	h := open(t, func(p *Policy) { p.Grace = time.Hour })
-	ann, bob := h.dial("ann"), h.dial("bob")
-	ann.Join("lobby")
-	bob.Join("lobby")
-	equal(t, "ann sees", ann.Events(), []string{"join bob"})
-	_ = bob.WS.CloseNow()
-	h.waitFor("the connection to end", func() bool { return h.Connections() == 1 })
-	if n, _ := h.Do(t.Context(), Order{Do: Kick, User: "bob", Room: "lobby"}); n != 0 {
-		t.Errorf("%d connections, want none", n)
+// TestOrdersReachHeldPlaces takes a user out of a room whose connection was lost.
+func TestOrdersReachHeldPlaces(t *testing.T) {
+	for do, seen := range map[Deed]string{Kick: "leave bob kicked", Remove: "leave bob left"} {
+		h := open(t, func(p *Policy) { p.Grace = time.Hour })
+		ann, bob := h.dial("ann"), h.dial("bob")
+		ann.Join("lobby")
+		bob.Join("lobby")
+		equal(t, "ann sees", ann.Events(), []string{"join bob"})
+		_ = bob.WS.CloseNow()
+		h.waitFor("the connection to end", func() bool { return h.Connections() == 1 })
+		if n, _ := h.Do(t.Context(), Order{Do: do, User: "bob", Room: "lobby"}); n != 0 {
+			t.Errorf("%d connections, want none", n)
+		}
+		equal(t, "ann sees", ann.Events(), []string{seen})
 	}
-	equal(t, "ann sees", ann.Events(), []string{"leave bob kicked"})
 }

@@ -58,12 +58,13 @@ func (h *Hub) carryOut(o Order) answer {
 			s.close(wire.CloseKicked, reasonKicked, false)
 			a.Connections++
 		}
-		h.release(o)
+		h.release(o, presence.ReasonKicked)
 	case Kick:
 		a.Connections = h.eachOrdered(o, func(s *Session) bool { return s.expel(o.Room, reasonKicked) })
-		h.release(o)
+		h.release(o, presence.ReasonKicked)
 	case Remove:
 		a.Connections = h.eachOrdered(o, func(s *Session) bool { return s.expel(o.Room, reasonServer) })
+		h.release(o, presence.ReasonLeft)
 	case Enter:
 		a.Connections = h.eachOrdered(o, func(s *Session) bool { return s.enter(o.Room) })
 	}
@@ -102,9 +103,9 @@ func (h *Hub) eachOrdered(o Order, do func(*Session) bool) int {
 }
 
 // release gives up the places that are held for connections that the user of an order has lost.
-func (h *Hub) release(o Order) {
-	if o.User != "" && h.running.Load() {
-		h.backend.Store.Release(o.User, o.Room, presence.ReasonKicked)
+func (h *Hub) release(o Order, reason presence.Reason) {
+	if o.User != "" {
+		h.backend.Store.Release(o.User, o.Room, reason)
 	}
 }
 
