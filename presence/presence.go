@@ -185,6 +185,14 @@ type Store interface {
 	// RoomCount returns how many are in a room, with an error as Rooms does.
 	RoomCount(ctx context.Context, room string) (RoomCount, error)
 
+	// Connections returns all connections of a user in the order of their ids, those held through their grace included, with an error as Rooms
+	// does. It takes time and memory in proportion to their number, as User does: with 100,000 of them it keeps a Redis busy for some
+	// 50 ms.
+	Connections(ctx context.Context, user string) ([]UserConn, error)
+	// Instances returns the nodes of the instances that run, by their leases, this one included, sorted: one for each instance, also of those that
+	// have the same name. One that has died is among them for up to a lease, one that was closed is not. With an error, as Rooms has it, it is this one alone.
+	Instances(ctx context.Context) ([]string, error)
+
 	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was
 	// told before. The caller closes that: the next one writes nothing before. A store that is closed tells nobody any more, but leaves its archive
 	// to the caller too.
