@@ -7,6 +7,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 )
@@ -17,6 +19,7 @@ const (
 	fromOutside  = '{' // the JSON of a message that someone else has published
 	lossNotice   = 'g' // g<hub id>: messages of that hub may not have arrived; on the users' channel, in any room
 	fromOperator = 'o' // o<hub id>\n<JSON of an Order>, on the users' channel
+	limitReset   = 'f' // f<hub id>\n<limit>\n<key>: what was counted is to be forgotten; on the users' channel
 )
 
 // Receive implements bus.Receiver.
@@ -32,6 +35,10 @@ func (h *Hub) Receive(channel string, payload []byte) {
 	case !isRoom && len(payload) > 0 && payload[0] == fromOperator:
 		from, body, _ := bytes.Cut(payload[1:], []byte{'\n'})
 		h.receiveOrder(string(from), body)
+	case !isRoom && len(payload) > 0 && payload[0] == limitReset:
+		h.receiveReset(payload[1:])
+	case !isRoom && len(payload) > 0 && payload[0] == moderation.Kind:
+		h.backend.Moderation.Deliver(payload)
 	case h.backend.Feed != nil:
 		h.backend.Feed.Deliver(channel, payload)
 	}
@@ -43,6 +50,9 @@ func (h *Hub) Lost(channels []string) {
 		name, isRoom := strings.CutPrefix(channel, h.channel(""))
 		if r := h.room(name); isRoom && r != nil {
 			r.tellGap()
+		}
+		if channel == redisdb.UsersChannel(h.opts.Base) {
+			h.backend.Moderation.Lost()
 		}
 	}
 	if h.backend.Feed != nil {
