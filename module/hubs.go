@@ -18,6 +18,7 @@ import (
 	"github.com/caddyrooms/caddy-rooms/internal/bus"
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
 	"github.com/caddyrooms/caddy-rooms/internal/metrics"
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/presence"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
@@ -92,7 +93,7 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 	logger = s.log.logger(string(Handler{}.CaddyModule().ID))
 	s.logger, s.events = logger, newAnnouncer(key.name, logger)
 	opts := hub.Options{
-		Node: hub.NewNodeID(), Logger: logger, Metrics: s.metrics, Timeout: time.Second,
+		Node: hub.NewNodeID(), Logger: logger, Metrics: s.metrics, Timeout: time.Second, Limiter: s.local,
 		Exceeded: func(l *hub.Limit) {
 			s.events.announce(eventLimitExceeded, map[string]any{"limit": l.Name, "on": string(l.On)})
 		},
@@ -114,6 +115,7 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 	s.db.OnChange(s.announceRedis(server.Redacted()))
 	s.db.OnChange(func(bool) { s.told.Store(true) })
 	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
+	opts.Limiter = ratelimit.Fallback{Shared: s.cluster, Local: s.local}
 	opts.Open = func(o presence.Observer, r bus.Receiver) hub.Backend {
 		s.open()
 		s.db.Start()
@@ -131,7 +133,10 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 		store.SetEvents(s.telling)
 		store.Start()
 		s.shared.Store(&sharing{store, b})
-		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true, Up: s.db.Up}
+		table := moderation.New(moderation.Options{
+			Client: s.db.Commands(), Base: opts.Base, Timeout: opts.Timeout, Logger: logger.Named("moderation"),
+		})
+		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true, Up: s.db.Up, Moderation: table}
 	}
 	s.Hub = hub.New(opts)
 	return s
