@@ -213,7 +213,7 @@ func (p place) empty(c *cluster) error {
 	}
 	for _, key := range keys {
 		switch kind, _, _ := strings.Cut(strings.TrimPrefix(key, p.base+":"), ":"); kind {
-		case "x", "d", "rl", "idem": // they end by themselves
+		case "x", "d", "rl", "idem", "mod": // they end by themselves, or are to stay
 		default:
 			return fmt.Errorf("the old place has %d keys, one is %s", len(keys), key)
 		}
