@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
 	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
@@ -231,5 +232,75 @@ func TestAPIActs(t *testing.T) {
 				t.Errorf("%s: closed with %d", c.User, code)
 			}
 		}
+	})
+}
+
+func TestAPIModeration(t *testing.T) {
+	onBoth(t, apiConfig, func(t *testing.T, h here) {
+		there := *h.backend
+		there.c = h.other
+		ann, away := dial(t, h.c, "ann"), dial(t, h.other, "ann")
+		for _, c := range []*roomstest.Client{ann, away} {
+			c.Send(`{"type":"join","room":"lobby","presence":"none"}`)
+			c.Next("ack")
+		}
+		const slow = `{"room":"lobby","limits":{"publish":{"events":1,"window":3600000}}`
+		same(t, "slow mode", h.do("PUT", "/rooms/lobby/limits", `{"publish":{"events":1,"window":"1h"}}`), slow+"}")
+		h.c.Wait("the other to know", func() bool { return there.do("GET", "/rooms/lobby", "")["limits"] != nil })
+		for _, b := range []*backend{h.backend, &there} {
+			same(t, "a slow room", b.do("GET", "/rooms/lobby", "")["limits"], `{"publish":{"events":1,"window":3600000}}`)
+		}
+		h.do("DELETE", "/limits/slow_mode/lobby:ann", "") // of the run before
+		// What the server says itself is not slowed.
+		for range 2 {
+			h.do("POST", "/rooms/lobby/messages", `{"data":1}`)
+			ann.Next("message")
+			away.Next("message")
+		}
+		ann.Send(`{"type":"publish","id":1,"room":"lobby","data":1}`)
+		ann.Next("ack")
+		away.Next("message")
+		away.Send(`{"type":"publish","id":1,"room":"lobby","data":1}`)
+		if limit := away.Refused("rate_limited")["limit"].(roomstest.Object); limit["name"] != "slow_mode" {
+			t.Errorf("%v", limit)
+		}
+		same(t, "reset", there.do("DELETE", "/limits/slow_mode/lobby:ann", ""), `{"limit":"slow_mode","key":"lobby:ann"}`)
+		away.Send(`{"type":"publish","id":2,"room":"lobby","data":1}`)
+		away.Next("ack")
+		ann.Next("message")
+		same(t, "no slow mode", there.do("DELETE", "/rooms/lobby/limits", ""), `{"room":"lobby"}`)
+		same(t, "no slow mode", there.do("PUT", "/rooms/lobby/limits", "{}"), `{"room":"lobby"}`)
+		h.c.Wait("it to be lifted here", func() bool { return h.do("GET", "/rooms/lobby", "")["limits"] == nil })
+		for range 2 {
+			away.Send(`{"type":"publish","id":3,"room":"lobby","data":1}`)
+			away.Next("ack")
+			ann.Next("message")
+		}
+		same(t, "a key with slashes", h.do("DELETE", "/limits/connect/a%2Fb%25", ""), `{"limit":"connect","key":"a/b%"}`)
+
+		before := time.Now().UnixMilli()
+		banned := h.do("POST", "/users/ann/disconnect", `{"ban":"1h"}`)
+		same(t, "ban", banned, `{"user":"ann","connections":2}`, "banned_until")
+		if until := banned["banned_until"].(float64); until < float64(before+3_500_000) || until > float64(before+3_700_000) {
+			t.Errorf("banned until %v, now is %d", until, before)
+		}
+		for _, c := range []*roomstest.Client{ann, away} {
+			if code := c.Closed(); code != 4005 {
+				t.Errorf("closed with %d", code)
+			}
+		}
+		for _, b := range []*backend{h.backend, &there} {
+			b.c.Wait("the ban to be known", func() bool { return b.do("GET", "/users/ann", "")["banned_until"] != nil })
+			refused := roomstest.Connect(t, b.c.URL("/ws?user=ann"), nil)
+			refused.Refused("forbidden")
+			if code := refused.Closed(); code != 4002 {
+				t.Errorf("closed with %d", code)
+			}
+		}
+		same(t, "unban", there.do("DELETE", "/users/ann/ban", ""), `{"user":"ann"}`)
+		h.c.Wait("ann to be let in", func() bool { return h.do("GET", "/users/ann", "")["banned_until"] == nil })
+		dial(t, h.c, "ann")
+		h.refused("POST", "/users/anon:c1/disconnect", `{"ban":"1h"}`, 400, "bad_request", "not the id of a user")
+		h.do("POST", "/users/ann/disconnect", "")
 	})
 }

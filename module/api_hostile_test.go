@@ -1,7 +1,6 @@
 package module
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -436,46 +434,6 @@ func TestAPIReload(t *testing.T) {
 	}
 	b.refused("GET", "/stats", "", 401, "unauthorized", "no valid secret")
 	b.with("Authorization", "Bearer "+oldAPISecret).do("GET", "/stats", "")
-}
-
-// TestAPIOfHubThatLeaves asks an instance that exits, while its hub drains.
-func TestAPIOfHubThatLeaves(t *testing.T) {
-	c := startAPI(t, strings.Replace(memoryAPIConfig, "max_frame 1KiB", "drain 10s", 1))
-	roomstest.Connect(t, c.URL("/ws?user=ann"), nil)
-	// The server waits for a request that has begun.
-	conns := map[string]net.Conn{"/stats": nil, "/health": nil, "/openapi.json": nil}
-	for path := range conns {
-		conn, err := net.Dial("tcp", c.Addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(roomstest.Patience))
-		conns[path] = conn
-		if _, err := fmt.Fprintf(conn, "GET /api%s HTTP/1.1\r\nHost: x\r\n", path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	newBackend(t, c) // asks by a connection that is behind them in the queue
-	c.Signal(syscall.SIGTERM)
-	c.WaitLog("draining hub")
-	for path, want := range map[string]string{"/stats": `503 "code":"unavailable"`, "/health": `503 "status":"draining"`, "/openapi.json": `200 "openapi"`} {
-		if _, err := fmt.Fprintf(conns[path], "Authorization: Bearer %s\r\n\r\n", apiSecret); err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.ReadResponse(bufio.NewReader(conns[path]), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body, err := io.ReadAll(resp.Body)
-		status, words, _ := strings.Cut(want, " ")
-		if err != nil || fmt.Sprint(resp.StatusCode) != status || !bytes.Contains(body, []byte(words)) {
-			t.Errorf("%s: %s %s, want %s", path, resp.Status, body, want)
-		}
-		if path == "/stats" && resp.Header.Get("Retry-After") != "1" {
-			t.Errorf("Retry-After is %q", resp.Header.Get("Retry-After"))
-		}
-	}
 }
 
 // TestAPINotLive asks an API whose configuration or hub is not live yet.
