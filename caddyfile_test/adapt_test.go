@@ -1,4 +1,4 @@
-// Package caddyfile_test adapts Caddyfiles with the rooms directive. A golden file has a Caddyfile, a line of dashes, and
+// Package caddyfile_test adapts Caddyfiles with the directives rooms and rooms_api. A golden file has a Caddyfile, a line of dashes, and
 // the JSON that the Caddyfile adapts to or the error that it must give. To write what comes after the line anew:
 //
 //	go test ./caddyfile_test -update
@@ -88,9 +88,10 @@ func checkHandlers(t *testing.T, v any) (found bool) {
 			found = checkHandlers(t, e) || found
 		}
 	case map[string]any:
-		if v["handler"] == "rooms" {
+		handlers := map[any]any{"rooms": new(module.Handler), "rooms_api": new(module.API)}
+		if h, ok := handlers[v["handler"]]; ok {
 			delete(v, "handler") // Caddy takes it out before it loads a module
-			checkRoundTrip(t, v)
+			checkRoundTrip(t, v, h)
 			return true
 		}
 		for _, e := range v {
@@ -100,17 +101,16 @@ func checkHandlers(t *testing.T, v any) (found bool) {
 	return found
 }
 
-func checkRoundTrip(t *testing.T, config map[string]any) {
+func checkRoundTrip(t *testing.T, config map[string]any, h any) {
 	t.Helper()
 	want, err := json.Marshal(config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var h module.Handler
-	if err := caddy.StrictUnmarshalJSON(want, &h); err != nil {
+	if err := caddy.StrictUnmarshalJSON(want, h); err != nil {
 		t.Fatalf("%s does not load: %v", want, err)
 	}
-	marshaled, err := json.Marshal(&h)
+	marshaled, err := json.Marshal(h)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,10 +1,6 @@
 package module
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -14,8 +10,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
-	"github.com/caddyrooms/caddy-rooms/internal/wire"
-	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
 func init() {
@@ -87,7 +81,7 @@ func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	}
 	route, known := adminRoutes[section]
 	if !known {
-		return adminError(http.StatusNotFound, "nothing is at %s (behind %s{hub}/ there are: %s)", r.URL.Path, adminPrefix,
+		return statusError(http.StatusNotFound, "nothing is at %s (behind %s{hub}/ there are: %s)", r.URL.Path, adminPrefix,
 			strings.Join(slices.Sorted(maps.Keys(adminRoutes)), ", "))
 	}
 	if err := checkMethod(w, r, route.methods); err != nil {
@@ -104,7 +98,7 @@ func serveAdmin(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return adminFailure(route.serve(w, r, h, name))
+	return withStatus(route.serve(w, r, h, name))
 }
 
 // serveRoot serves what is in no hub.
@@ -113,14 +107,6 @@ func serveRoot(w http.ResponseWriter, r *http.Request, show func(http.ResponseWr
 		return err
 	}
 	return show(w, r)
-}
-
-func checkMethod(w http.ResponseWriter, r *http.Request, allowed []string) error {
-	if slices.Contains(allowed, r.Method) {
-		return nil
-	}
-	w.Header().Set("Allow", strings.Join(allowed, ", "))
-	return adminError(http.StatusMethodNotAllowed, "method %s is not allowed here (allowed: %s)", r.Method, strings.Join(allowed, ", "))
 }
 
 // findHub returns the hub of that name that clients come to.
@@ -136,56 +122,12 @@ func findHub(name string) (*sharedHub, error) {
 		if len(names) > 0 {
 			there = strings.Join(slices.Compact(names), ", ")
 		}
-		return nil, adminError(http.StatusNotFound, "no hub %q (there are: %s)", name, there)
+		return nil, statusError(http.StatusNotFound, "no hub %q (there are: %s)", name, there)
 	}
 	if all[at].State() == hub.StateStarting {
-		return nil, adminError(http.StatusServiceUnavailable, "hub %q has not started yet", name)
+		return nil, statusError(http.StatusServiceUnavailable, "hub %q has not started yet", name)
 	}
 	return all[at], nil
-}
-
-// adminFailure gives the errors of hub and store the status that they mean.
-func adminFailure(err error) error {
-	switch {
-	case errors.Is(err, presence.ErrInvalid):
-		return badRequest("%w", err)
-	case errors.Is(err, hub.ErrClosing), errors.Is(err, presence.ErrClosed):
-		return adminError(http.StatusServiceUnavailable, "the hub is being closed")
-	}
-	return err
-}
-
-func adminError(status int, format string, args ...any) error {
-	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
-}
-
-func badRequest(format string, args ...any) error {
-	return adminError(http.StatusBadRequest, format, args...)
-}
-
-// checkRoomName tells what is wrong with a room's name.
-func checkRoomName(name string) error {
-	if name == "" {
-		return badRequest("room is missing")
-	}
-	if err := wire.CheckRoom(name); err != nil {
-		return badRequest("bad room %.300q: %s", name, err.Message)
-	}
-	return nil
-}
-
-// writeAdmin answers with v as JSON.
-func writeAdmin(w http.ResponseWriter, status int, v any) error {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return fmt.Errorf("encoding answer: %w", err)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(append(visibleLine(bytes.TrimSpace(b.Bytes())), '\n')) // an error means that the client has gone
-	return nil
 }
 
 // Interface guards

@@ -1,19 +1,10 @@
 package module
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/json"
-	"errors"
-	"io"
 	"net/http"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
-	"github.com/caddyrooms/caddy-rooms/internal/wire"
-	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
 // maxOrder is the longest body of an order, in bytes.
@@ -59,7 +50,7 @@ func order(w http.ResponseWriter, h *sharedHub, o hub.Order) error {
 		return err
 	}
 	here, degraded := h.Do(o)
-	return writeAdmin(w, http.StatusOK, struct {
+	return writeJSON(w, http.StatusOK, struct {
 		Connections int  `json:"connections"`
 		Degraded    bool `json:"degraded,omitempty"`
 	}{here, degraded})
@@ -78,55 +69,11 @@ func publishMessage(w http.ResponseWriter, r *http.Request, h *sharedHub, _ stri
 	if err := checkRoomName(body.Room); err != nil {
 		return err
 	}
-	if body.Event == "" {
-		body.Event = wire.DefaultEvent
+	if err := checkMessage(&body.Event, body.Data); err != nil {
+		return err
 	}
-	if err := wire.CheckEvent(body.Event); err != nil {
-		return badRequest("event %q: %s", body.Event, err.Message)
-	}
-	if body.Data == nil {
-		return badRequest(`"data" is missing (allowed: any JSON)`)
-	}
-	return writeAdmin(w, http.StatusOK, struct {
+	return writeJSON(w, http.StatusOK, struct {
 		Room     string `json:"room"`
 		Degraded bool   `json:"degraded,omitempty"`
 	}{body.Room, h.Publish(body.Room, body.Event, body.Data)})
-}
-
-// readBody decodes the body of a request, of at most so many bytes, into what it must fit exactly. form is what it looks like, for errors.
-func readBody(w http.ResponseWriter, r *http.Request, most int, form string, into any) error {
-	if _, err := readQuery(r); err != nil {
-		return err
-	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(most)))
-	if _, tooLong := errors.AsType[*http.MaxBytesError](err); tooLong {
-		return adminError(http.StatusRequestEntityTooLarge, "body is too long (allowed: %d bytes)", most)
-	}
-	if err != nil {
-		return badRequest("reading body: %w", err)
-	}
-	if !utf8.Valid(b) {
-		return badRequest("body is not UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	err = d.Decode(into)
-	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return badRequest("bad body: %s can't be a JSON %s (allowed: %s)", cmp.Or(wrong.Field, "it"), wrong.Value, form)
-	}
-	if err != nil {
-		return badRequest("bad body: %s (allowed: %s)", strings.TrimPrefix(err.Error(), "json: "), form)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return badRequest("bad body: something follows the JSON object (allowed: %s)", form)
-	}
-	return nil
-}
-
-// checkWho tells what is wrong with what a user or a connection is called.
-func checkWho(field, name string) error {
-	if name == "" || len(name) > presence.MaxName || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
-		return badRequest("bad %s %.300q (allowed: 1 to %d bytes of UTF-8 without control characters)", field, name, presence.MaxName)
-	}
-	return nil
 }

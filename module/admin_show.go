@@ -1,10 +1,7 @@
 package module
 
 import (
-	"encoding/json"
 	"net/http"
-
-	"github.com/caddyrooms/caddy-rooms/internal/hub"
 )
 
 // adminHub is a hub in the list of all.
@@ -32,44 +29,15 @@ func showHubs(w http.ResponseWriter, r *http.Request) error {
 			Connections: o.Connections, Rooms: o.Rooms, Members: o.Members,
 		})
 	}
-	return writeAdmin(w, http.StatusOK, answer)
-}
-
-type adminRoom struct {
-	Room        string `json:"room"`
-	Count       int    `json:"count"`
-	Connections int    `json:"connections"`
+	return writeJSON(w, http.StatusOK, answer)
 }
 
 func showRooms(w http.ResponseWriter, r *http.Request, h *sharedHub, _ string) error {
-	query, after, limit, err := readPage(r, "prefix")
+	prefix, after, limit, err := readRoomsPage(r)
 	if err != nil {
 		return err
 	}
-	prefix := query.Get("prefix")
-	if prefix != "" {
-		if err := checkRoomName(prefix); err != nil {
-			return err
-		}
-	}
-	rooms, next := h.Rooms(prefix, after, limit)
-	answer := struct {
-		Rooms []adminRoom `json:"rooms"`
-		Next  *string     `json:"next"`
-	}{make([]adminRoom, len(rooms)), nextPage(next)}
-	for i, room := range rooms {
-		answer.Rooms[i] = adminRoom(room)
-	}
-	return writeAdmin(w, http.StatusOK, answer)
-}
-
-type adminMember struct {
-	User   string          `json:"user"`
-	Status string          `json:"status"`
-	State  json.RawMessage `json:"state"`
-	Device string          `json:"device,omitempty"`
-	Conns  int             `json:"conns"`
-	Since  int64           `json:"since"`
+	return writeJSON(w, http.StatusOK, showRoomsPage(h.Rooms(prefix, after, limit)))
 }
 
 func showMembers(w http.ResponseWriter, r *http.Request, h *sharedHub, room string) error {
@@ -84,35 +52,10 @@ func showMembers(w http.ResponseWriter, r *http.Request, h *sharedHub, room stri
 	if err != nil {
 		return err
 	}
-	answer := struct {
-		adminRoom
-		Members  []adminMember `json:"members"`
-		Next     *string       `json:"next"`
-		Degraded bool          `json:"degraded,omitempty"`
-	}{
-		adminRoom: adminRoom{room, page.Count, connections},
-		Members:   make([]adminMember, len(page.Members)), Next: nextPage(page.Next), Degraded: page.Degraded,
-	}
-	for i, m := range page.Members {
-		answer.Members[i] = adminMember{m.User, m.Status, json.RawMessage(m.State), m.Device, m.Conns, m.Since}
-	}
-	return writeAdmin(w, http.StatusOK, answer)
-}
-
-type adminConnection struct {
-	Conn   string   `json:"conn"`
-	User   string   `json:"user,omitempty"` // left out where it is said already
-	Device string   `json:"device,omitempty"`
-	Since  int64    `json:"since"`
-	Rooms  []string `json:"rooms"`
-}
-
-func adminConnections(connections []hub.Connection) []adminConnection {
-	list := make([]adminConnection, len(connections))
-	for i, c := range connections {
-		list[i] = adminConnection{c.ID, c.User, c.Device, c.Since.UnixMilli(), c.Rooms}
-	}
-	return list
+	return writeJSON(w, http.StatusOK, struct {
+		shownRoom
+		shownMembers
+	}{shownRoom{room, page.Count, connections}, showMembersPage(page)})
 }
 
 func showConnections(w http.ResponseWriter, r *http.Request, h *sharedHub, _ string) error {
@@ -132,28 +75,10 @@ func showConnections(w http.ResponseWriter, r *http.Request, h *sharedHub, _ str
 		}
 	}
 	connections, next := h.ConnectionsOf(user, room, after, limit)
-	return writeAdmin(w, http.StatusOK, struct {
-		Connections []adminConnection `json:"connections"`
+	return writeJSON(w, http.StatusOK, struct {
+		Connections []shownConnection `json:"connections"`
 		Next        *string           `json:"next"`
-	}{adminConnections(connections), nextPage(next)})
-}
-
-// adminUser is a user. What is not known of one who is not online is left out.
-type adminUser struct {
-	User        string            `json:"user"`
-	Online      bool              `json:"online"`
-	Status      string            `json:"status,omitempty"`
-	Devices     []string          `json:"devices,omitzero"`
-	Conns       int               `json:"conns,omitempty"`
-	Since       int64             `json:"since,omitempty"`
-	LastSeen    int64             `json:"last_seen,omitempty"`
-	Device      string            `json:"device,omitempty"` // the last one
-	Source      hub.Source        `json:"source"`
-	Connections []adminConnection `json:"connections"`
-	Next        *string           `json:"next,omitempty"` // in the list of connections
-	Degraded    bool              `json:"degraded,omitempty"`
-	Stale       bool              `json:"stale,omitempty"`
-	AsOf        int64             `json:"as_of,omitempty"`
+	}{shownConnections(connections), nextPage(next)})
 }
 
 func showUser(w http.ResponseWriter, r *http.Request, h *sharedHub, id string) error {
@@ -167,12 +92,7 @@ func showUser(w http.ResponseWriter, r *http.Request, h *sharedHub, id string) e
 	if err != nil {
 		return err
 	}
-	for i := range u.Connections {
-		u.Connections[i].User = ""
-	}
-	return writeAdmin(w, http.StatusOK, adminUser{
-		User: id, Online: u.Online, Status: u.Status, Devices: u.Devices, Conns: u.Conns, Since: u.Since, LastSeen: u.LastSeen,
-		Connections: adminConnections(u.Connections), Next: nextPage(u.Next),
-		Device: u.Device, Source: u.Source, Degraded: u.Degraded, Stale: u.AsOf != 0, AsOf: u.AsOf,
-	})
+	answer := showUserInfo(id, u)
+	answer.Next = nextPage(u.Next)
+	return writeJSON(w, http.StatusOK, answer)
 }

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -30,6 +33,7 @@ type App struct {
 	redis    map[string]redisIdentity // by the name of the hub
 	database map[hubKey]string        // the names of presence databases
 	shown    []*metrics.Hub           // the metrics that are to be shown
+	apis     []*API
 }
 
 // CaddyModule returns the Caddy module information.
@@ -94,6 +98,9 @@ func (a *App) activate() {
 			handlers[i].activate(e)
 		}
 	}
+	for _, api := range a.apis {
+		api.gate.open()
+	}
 }
 
 // add takes a handler in. Handlers of one hub must agree on its Redis, and those that have a presence database on that.
@@ -110,8 +117,28 @@ func (a *App) add(h *Handler, key hubKey) error {
 	return nil
 }
 
-// Start implements caddy.App.
-func (*App) Start() error { return nil }
+// Start implements caddy.App. Only now all handlers are known: each API gets its hub, and one that names none of them is refused.
+func (a *App) Start() error {
+	for _, api := range a.apis {
+		for key, handlers := range a.handlers {
+			if key.name == api.Hub {
+				api.hub = handlers[0].hub
+			}
+		}
+		if api.hub == nil {
+			return fmt.Errorf("rooms_api names the hub %q, and no rooms handler of the configuration has it (there are: %s)", api.Hub, a.hubNames())
+		}
+	}
+	return nil
+}
+
+// hubNames returns the names of the hubs of the configuration, for people.
+func (a *App) hubNames() string {
+	if len(a.redis) == 0 {
+		return "none"
+	}
+	return strings.Join(slices.Sorted(maps.Keys(a.redis)), ", ")
+}
 
 // Stop implements caddy.App, for whatever reason the configuration ends. If it was in force, another one is now live, or the process is at its
 // end. The handlers give up their hubs by themselves.

@@ -18,6 +18,9 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("rooms", parseCaddyfile)
 	// After authentication, which knows the user; before anything that wraps the response or answers the request.
 	httpcaddyfile.RegisterDirectiveOrder("rooms", httpcaddyfile.Before, "encode")
+	// Behind rooms, which passes on what is no upgrade: rooms_api answers whatever it gets.
+	httpcaddyfile.RegisterDirective("rooms_api", parseAPICaddyfile)
+	httpcaddyfile.RegisterDirectiveOrder("rooms_api", httpcaddyfile.Before, "encode")
 }
 
 // parseCaddyfile sets up the handler of a rooms directive.

@@ -34,8 +34,7 @@ type handlerState struct {
 	jwks     string                        // its key set in the pool; "" for none
 	keys     []hub.Key                     // of the limits whose keys depend on the request
 	endpoint *atomic.Pointer[hub.Endpoint] // filled when the configuration is live
-	live     chan struct{}                 // closed then
-	over     <-chan struct{}               // closed when the configuration is at its end, also if it never was live
+	gate     gate                          // opens then
 }
 
 // CaddyModule returns the Caddy module information.
@@ -78,7 +77,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("opening hub %q: %w", h.Hub, err)
 	}
 	h.key, h.hub, h.endpoint = &key, shared, new(atomic.Pointer[hub.Endpoint])
-	h.live, h.over = make(chan struct{}), ctx.Done()
+	h.gate = newGate(ctx)
 	if h.Metrics != "off" {
 		if err := app.show(shared.metrics); err != nil {
 			return err
@@ -105,17 +104,12 @@ func (h *Handler) Cleanup() error {
 // activate lets clients in by an endpoint. It is called once.
 func (h *Handler) activate(e *hub.Endpoint) {
 	h.endpoint.Store(e)
-	close(h.live)
+	h.gate.open()
 }
 
-// await returns the endpoint. Caddy serves requests a moment before the configuration is live, and these have to wait. It returns nil when the
-// configuration ends without having been live, or the request ends.
+// await returns the endpoint, once the configuration is live. It returns nil when that ends without having been live, or the request ends.
 func (h *Handler) await(ctx context.Context) *hub.Endpoint {
-	select {
-	case <-h.live:
-	case <-h.over:
-	case <-ctx.Done():
-	}
+	h.gate.wait(ctx)
 	return h.endpoint.Load()
 }
 

@@ -28,7 +28,7 @@ func TestAwait(t *testing.T) {
 			config, over := context.WithCancel(t.Context())
 			defer over()
 			h := &Handler{handlerState: handlerState{
-				endpoint: new(atomic.Pointer[hub.Endpoint]), live: make(chan struct{}), over: config.Done(),
+				endpoint: new(atomic.Pointer[hub.Endpoint]), gate: gate{make(chan struct{}), config.Done()},
 			}}
 			got := make(chan *hub.Endpoint)
 			go func() { got <- h.await(test.request) }()

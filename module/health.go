@@ -25,8 +25,8 @@ const (
 	statusStarting = "starting"
 )
 
-// adminHealth is how a hub does.
-type adminHealth struct {
+// shownHealth is how a hub does.
+type shownHealth struct {
 	Hub         string   `json:"hub"`
 	Status      string   `json:"status"`
 	Redis       string   `json:"redis"`
@@ -38,8 +38,8 @@ type adminHealth struct {
 }
 
 // health looks at the hub, without waiting for anything.
-func (s *sharedHub) health() adminHealth {
-	h := adminHealth{
+func (s *sharedHub) health() shownHealth {
+	h := shownHealth{
 		Hub: s.key.name, Status: statusReady, Redis: "none", Delivery: "within this process", Connections: s.Connections(), Problems: []string{},
 		state: s.State(),
 	}
@@ -57,7 +57,7 @@ func (s *sharedHub) health() adminHealth {
 }
 
 // examine says how Redis does, and what is shared over it.
-func (s *sharedHub) examine(h *adminHealth) {
+func (s *sharedHub) examine(h *shownHealth) {
 	shared := s.shared.Load()
 	switch {
 	case shared == nil || s.db.Up() && !s.told.Load():
@@ -84,7 +84,7 @@ func (s *sharedHub) examine(h *adminHealth) {
 
 // readiness sums up the hubs. One that drains while the process goes on, and one that a configuration has made which is not live yet, say
 // nothing about those that clients come to.
-func readiness(hubs []adminHealth, exiting, live bool) string {
+func readiness(hubs []shownHealth, exiting, live bool) string {
 	worst := map[hub.State]string{}
 	for _, h := range hubs {
 		worst[h.state] = worseStatus(worst[h.state], h.Status)
@@ -112,7 +112,7 @@ func worseStatus(a, b string) string {
 
 // showLive answers as long as the process does.
 func showLive(w http.ResponseWriter, _ *http.Request) error {
-	return writeAdmin(w, http.StatusOK, struct {
+	return writeJSON(w, http.StatusOK, struct {
 		Status string `json:"status"`
 	}{"live"})
 }
@@ -120,25 +120,25 @@ func showLive(w http.ResponseWriter, _ *http.Request) error {
 // showReady tells whether clients should be sent here. An instance without Redis goes on for its own clients, so it stays ready unless it is
 // asked to be strict: if all did otherwise, a failure of Redis would be one of everything.
 func showReady(w http.ResponseWriter, r *http.Request) error {
-	query, err := readQuery(r, "strict")
+	strict, err := readStrict(r)
 	if err != nil {
 		return err
 	}
-	strict := query.Has("strict")
-	if v := query.Get("strict"); v != "" && v != "true" {
-		return badRequest(`bad strict %q (allowed: true, or nothing)`, v)
-	}
-	health := []adminHealth{}
+	health := []shownHealth{}
 	for _, h := range presentHubs() {
 		health = append(health, h.health())
 	}
 	answer := struct {
 		Status string        `json:"status"`
-		Hubs   []adminHealth `json:"hubs"`
+		Hubs   []shownHealth `json:"hubs"`
 	}{readiness(health, caddy.Exiting(), caddy.ActiveContext().Context != nil), health}
-	status := http.StatusOK
-	if answer.Status == statusStarting || answer.Status == statusDraining || strict && answer.Status == statusDegraded {
-		status = http.StatusServiceUnavailable
+	return writeJSON(w, readyStatus(answer.Status, strict), answer)
+}
+
+// readyStatus is what readiness is over HTTP.
+func readyStatus(status string, strict bool) int {
+	if status == statusStarting || status == statusDraining || strict && status == statusDegraded {
+		return http.StatusServiceUnavailable
 	}
-	return writeAdmin(w, status, answer)
+	return http.StatusOK
 }

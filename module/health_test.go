@@ -13,24 +13,24 @@ import (
 )
 
 func TestReadiness(t *testing.T) {
-	of := func(state hub.State, status string) adminHealth { return adminHealth{Status: status, state: state} }
+	of := func(state hub.State, status string) shownHealth { return shownHealth{Status: status, state: state} }
 	open, draining, starting := hub.StateOpen, hub.StateDraining, hub.StateStarting
 	for name, test := range map[string]struct {
-		hubs          []adminHealth
+		hubs          []shownHealth
 		exiting, live bool
 		want          string
 	}{
 		"no hub":                         {live: true, want: "ready"},
 		"before the first configuration": {want: "starting"},
-		"a hub that starts":              {hubs: []adminHealth{of(starting, "starting")}, want: "starting"},
-		"a hub":                          {hubs: []adminHealth{of(open, "ready")}, live: true, want: "ready"},
-		"one of two is degraded":         {hubs: []adminHealth{of(open, "ready"), of(open, "degraded")}, live: true, want: "degraded"},
-		"one of two looks for Redis":     {hubs: []adminHealth{of(open, "degraded"), of(open, "starting")}, live: true, want: "starting"},
-		"a hub is added":                 {hubs: []adminHealth{of(open, "ready"), of(starting, "starting")}, live: true, want: "ready"},
-		"a hub is removed":               {hubs: []adminHealth{of(draining, "draining"), of(open, "ready")}, live: true, want: "ready"},
-		"the only hub is removed":        {hubs: []adminHealth{of(draining, "draining")}, live: true, want: "ready"},
-		"the only hub is replaced":       {hubs: []adminHealth{of(draining, "draining"), of(starting, "starting")}, live: true, want: "starting"},
-		"exit":                           {hubs: []adminHealth{of(open, "ready")}, exiting: true, live: true, want: "draining"},
+		"a hub that starts":              {hubs: []shownHealth{of(starting, "starting")}, want: "starting"},
+		"a hub":                          {hubs: []shownHealth{of(open, "ready")}, live: true, want: "ready"},
+		"one of two is degraded":         {hubs: []shownHealth{of(open, "ready"), of(open, "degraded")}, live: true, want: "degraded"},
+		"one of two looks for Redis":     {hubs: []shownHealth{of(open, "degraded"), of(open, "starting")}, live: true, want: "starting"},
+		"a hub is added":                 {hubs: []shownHealth{of(open, "ready"), of(starting, "starting")}, live: true, want: "ready"},
+		"a hub is removed":               {hubs: []shownHealth{of(draining, "draining"), of(open, "ready")}, live: true, want: "ready"},
+		"the only hub is removed":        {hubs: []shownHealth{of(draining, "draining")}, live: true, want: "ready"},
+		"the only hub is replaced":       {hubs: []shownHealth{of(draining, "draining"), of(starting, "starting")}, live: true, want: "starting"},
+		"exit":                           {hubs: []shownHealth{of(open, "ready")}, exiting: true, live: true, want: "draining"},
 		"exit, all hubs gone":            {exiting: true, want: "draining"},
 	} {
 		if got := readiness(test.hubs, test.exiting, test.live); got != test.want {

@@ -153,13 +153,11 @@ func (t *TokenConfig) verifier(logger *zap.Logger) (v *token.Verifier, jwks stri
 		Algorithms: t.Algorithms, Issuer: t.Issuer, Audience: t.Audience,
 		Leeway: max(0, time.Duration(cmp.Or(t.Leeway, tokenLeeway.def))),
 	}
-	for _, s := range t.Secrets {
-		filled, err := repl.ReplaceOrErr(s, true, true)
-		if err != nil {
-			return nil, "", fmt.Errorf("token: secret: %w", err)
-		}
-		o.Secrets = append(o.Secrets, []byte(strings.TrimSpace(filled)))
+	secrets, err := fillSecrets(t.Secrets)
+	if err != nil {
+		return nil, "", fmt.Errorf("token: %w", err)
 	}
+	o.Secrets = secrets
 	for _, file := range t.Keys {
 		text, err := os.ReadFile(file) //nolint:gosec // the operator has named it
 		if err != nil {
@@ -190,6 +188,18 @@ func (t *TokenConfig) verifier(logger *zap.Logger) (v *token.Verifier, jwks stri
 		return nil, jwks, fmt.Errorf("token: %w", err)
 	}
 	return v, jwks, nil
+}
+
+// fillSecrets returns secrets with their placeholders filled in, and without the line end that a file has. A placeholder for nothing is refused.
+func fillSecrets(templates []string) (secrets [][]byte, err error) {
+	for _, template := range templates {
+		filled, err := caddy.NewReplacer().ReplaceOrErr(template, true, true)
+		if err != nil {
+			return nil, fmt.Errorf("secret: %w", err)
+		}
+		secrets = append(secrets, []byte(strings.TrimSpace(filled)))
+	}
+	return secrets, nil
 }
 
 // authenticate returns what the hub needs to take new tokens.

@@ -12,6 +12,9 @@ import (
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 )
 
+// defaultHub is the name of the hub when the config does not say one.
+const defaultHub = "default"
+
 // defaultUser is the template of the user when the config does not say one.
 const defaultUser = "{http.auth.user.id}"
 
@@ -26,7 +29,7 @@ var (
 // setDefaults fills in what was left out, so that afterwards no field that has a default is zero. Calling it again
 // changes nothing. The default limits are not added: see [Handler.limits].
 func (h *Handler) setDefaults() {
-	h.Hub = cmp.Or(h.Hub, "default")
+	h.Hub = cmp.Or(h.Hub, defaultHub)
 	h.User = cmp.Or(h.User, defaultUser)
 	for i := range h.Rooms {
 		r := &h.Rooms[i]

@@ -1,0 +1,71 @@
+package module
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// apiRoute is something that the API does. path is as in the OpenAPI document; what stands in braces is a name, which serve finds among the path
+// values of the request.
+type apiRoute struct {
+	method, path string
+	serve        func(w http.ResponseWriter, r *http.Request, h *sharedHub) error
+}
+
+// apiRoutes are all routes. A GET is a HEAD too.
+var apiRoutes = []apiRoute{
+	{http.MethodGet, "/health", getHealth},
+	{http.MethodGet, "/openapi.json", getDocument},
+}
+
+// match returns the names in a path whose segments are given escaped.
+func (t *apiRoute) match(segments []string) (names map[string]string, ok bool) {
+	pattern := strings.Split(t.path[1:], "/")
+	if len(segments) != len(pattern) {
+		return nil, false
+	}
+	names = make(map[string]string)
+	for i, p := range pattern {
+		switch segment, err := url.PathUnescape(segments[i]); {
+		case err != nil:
+			return nil, false // EscapedPath has none such
+		case p[0] == '{':
+			names[p[1:len(p)-1]] = segment
+		case p != segment:
+			return nil, false
+		}
+	}
+	return names, true
+}
+
+// route returns the route of a request, whose names become its path values. The path is split before it is decoded: a name may have slashes in it.
+func (a *API) route(w http.ResponseWriter, r *http.Request) (*apiRoute, error) {
+	path, under := strings.CutPrefix(r.URL.EscapedPath(), a.PathPrefix+"/")
+	segments := strings.Split(path, "/")
+	var allowed []string
+	for i := range apiRoutes {
+		t := &apiRoutes[i]
+		names, ok := t.match(segments)
+		if !under || !ok {
+			continue
+		}
+		methods := []string{t.method}
+		if t.method == http.MethodGet {
+			methods = append(methods, http.MethodHead)
+		}
+		if !slices.Contains(methods, r.Method) {
+			allowed = append(allowed, methods...)
+			continue
+		}
+		for name, value := range names {
+			r.SetPathValue(name, value)
+		}
+		return t, nil
+	}
+	if len(allowed) > 0 {
+		return nil, checkMethod(w, r, allowed)
+	}
+	return nil, statusError(http.StatusNotFound, "nothing is at %.300q (what there is: %s/openapi.json)", r.URL.Path, a.PathPrefix)
+}
