@@ -19,7 +19,7 @@ func disconnect(w http.ResponseWriter, r *http.Request, h *sharedHub, _ string) 
 	if err := readBody(w, r, maxOrder, `{"user":"…"} or {"conn":"…"}`, &body); err != nil {
 		return err
 	}
-	return order(w, h, hub.Order{User: body.User, Conn: body.Conn})
+	return order(w, r, h, hub.Order{Do: hub.Disconnect, User: body.User, Conn: body.Conn})
 }
 
 // kick takes the connections of a user, or one of them, out of a room.
@@ -35,10 +35,10 @@ func kick(w http.ResponseWriter, r *http.Request, h *sharedHub, _ string) error 
 	if err := checkRoomName(body.Room); err != nil {
 		return err
 	}
-	return order(w, h, hub.Order{User: body.User, Conn: body.Conn, Room: body.Room})
+	return order(w, r, h, hub.Order{Do: hub.Kick, User: body.User, Conn: body.Conn, Room: body.Room})
 }
 
-func order(w http.ResponseWriter, h *sharedHub, o hub.Order) error {
+func order(w http.ResponseWriter, r *http.Request, h *sharedHub, o hub.Order) error {
 	if (o.User == "") == (o.Conn == "") {
 		return badRequest(`user %q and conn %q: exactly one of them must be given`, o.User, o.Conn)
 	}
@@ -49,11 +49,11 @@ func order(w http.ResponseWriter, h *sharedHub, o hub.Order) error {
 	if err := checkWho(field, name); err != nil {
 		return err
 	}
-	here, degraded := h.Do(o)
+	connections, degraded := h.Do(r.Context(), o)
 	return writeJSON(w, http.StatusOK, struct {
 		Connections int  `json:"connections"`
 		Degraded    bool `json:"degraded,omitempty"`
-	}{here, degraded})
+	}{connections, degraded})
 }
 
 // publishMessage sends a message that is from no client.
@@ -75,5 +75,5 @@ func publishMessage(w http.ResponseWriter, r *http.Request, h *sharedHub, _ stri
 	return writeJSON(w, http.StatusOK, struct {
 		Room     string `json:"room"`
 		Degraded bool   `json:"degraded,omitempty"`
-	}{body.Room, h.Publish(body.Room, body.Event, body.Data)})
+	}{body.Room, h.Publish(hub.Message{Room: body.Room, Event: body.Event, Data: body.Data})})
 }

@@ -264,20 +264,20 @@ func TestAdminAcrossInstances(t *testing.T) {
 	same(t, "bob hears", bob.Next("message"), `{"type":"message","room":"lobby","event":"notice","data":{"text":"noon"},"from":null}`, "ts")
 	same(t, "bob hears", bob.Next("message"), `{"type":"message","room":"team/red","event":"message","data":null,"from":null}`, "ts")
 
-	same(t, "kick", post(t, a, "/rooms/default/kick", `{"room":"lobby","user":"bob"}`), `{"connections":0}`)
+	same(t, "kick", post(t, a, "/rooms/default/kick", `{"room":"lobby","user":"bob"}`), `{"connections":1}`)
 	same(t, "bob is told", bob.Next("left"), `{"type":"left","room":"lobby","reason":"kicked"}`)
 	same(t, "ann sees", ann.Next("presence")["events"], `[{"op":"leave","user":"bob","reason":"kicked"}]`)
 	same(t, "kick of a connection that is in another room", post(t, b, "/rooms/default/kick", `{"room":"lobby","conn":"`+bob.Conn+`"}`), `{"connections":0}`)
 	same(t, "kick of a connection", post(t, b, "/rooms/default/kick", `{"room":"team/red","conn":"`+bob.Conn+`"}`), `{"connections":1}`)
 	bob.Next("left")
 
-	same(t, "disconnect", post(t, a, "/rooms/default/disconnect", `{"user":"ann"}`), `{"connections":1}`)
+	same(t, "disconnect", post(t, a, "/rooms/default/disconnect", `{"user":"ann"}`), `{"connections":2}`)
 	for _, c := range []*roomstest.Client{ann, annThere} {
 		if code := c.Closed(); code != 4005 {
 			t.Errorf("closed with %d", code)
 		}
 	}
-	same(t, "disconnect of a connection elsewhere", post(t, a, "/rooms/default/disconnect", `{"conn":"`+bob.Conn+`"}`), `{"connections":0}`)
+	same(t, "disconnect of a connection elsewhere", post(t, a, "/rooms/default/disconnect", `{"conn":"`+bob.Conn+`"}`), `{"connections":1}`)
 	if code := bob.Closed(); code != 4005 {
 		t.Errorf("closed with %d", code)
 	}

@@ -36,20 +36,18 @@ func (c *console) post(ctx context.Context, what string, body, answer any) error
 	return decodeAnswer(doc, answer)
 }
 
-// removed is how many connections an instance has closed or taken out of a room.
+// removed is how many connections were closed or taken out of a room, on the instances that have said so.
 type removed struct {
 	Connections int64 `json:"connections"`
 	Degraded    bool  `json:"degraded"`
 }
 
-// removed says what was done, and where.
+// removed says what was done.
 func (c *console) removed(what string, r removed) error {
-	others := "others are told"
 	if r.Degraded {
-		c.note("Redis is out of reach: connections to other instances stay")
-		others = "others are not told"
+		c.note("Not all instances have answered: connections to those may stay")
 	}
-	return c.printf("%s: %s on this instance; %s\n", what, counted(r.Connections, "connection"), others)
+	return c.printf("%s: %s\n", what, counted(r.Connections, "connection"))
 }
 
 // disconnect closes all connections of a user.

@@ -90,12 +90,12 @@ func TestCommandsLive(t *testing.T) {
 	expect(fields(tail.out.String()), `* notice - {"n":1.0}`, `* message - "<piped>"`, `* chat "b\u202eob" "\u009b"`)
 	tail.interrupt(t)
 
-	expect(ok("", "kick", "ann", "--room", "lobby"), "ann is taken out of lobby: 1 connection on this instance; others are told")
+	expect(ok("", "kick", "ann", "--room", "lobby"), "ann is taken out of lobby: 1 connection")
 	ann.Next("message") // of bob
 	if left := ann.Next("left"); left["room"] != "lobby" {
 		t.Errorf("got %v", left)
 	}
-	expect(ok("", "kick", "ann"), "ann is disconnected: 1 connection on this instance; others are told")
+	expect(ok("", "kick", "ann"), "ann is disconnected: 1 connection")
 	ann.Next("bye")
 
 	for _, test := range []struct {

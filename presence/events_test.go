@@ -235,7 +235,7 @@ func eventsFieldByField(t *testing.T, client *redis.Client, text string) {
 		told(userEvents, "status", object{"user": user, "status": status}))
 
 	inRoom := func(iid string) []string {
-		return []string{k.counters(), k.roomsOf(iid), k.members(room), k.counts(room), k.seq(room), k.departed(room)}
+		return []string{k.counters(), k.roomsOf(iid), k.rooms(), k.members(room), k.counts(room), k.seq(room), k.departed(room)}
 	}
 	change := func(iid string, batch, stays, n int, args ...any) []any {
 		return append([]any{iid, "e:", e.Rooms, e.Head, room, batch, stays, n}, args...)
@@ -272,7 +272,7 @@ func eventsFieldByField(t *testing.T, client *redis.Client, text string) {
 	if page, _ := client.HScan(t.Context(), k.members(room), 0, "", 500).Val(); strings.HasSuffix(page[0], ".c9") {
 		first, second = second, first
 	}
-	h.run("reaping of the room", k, room, reapRoom, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members(room), k.counts(room), k.seq(room), k.departed(room)},
+	h.run("reaping of the room", k, room, reapRoom, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members(room), k.counts(room), k.seq(room), k.departed(room), k.rooms()},
 		[]any{"i", room, "e:" + room, "0", e.Rooms, e.Head},
 		told(roomEvents, "leave", of(1, object{"user": first, "reason": "timeout"})),
 		told(roomEvents, "leave", of(0, object{"user": second, "reason": "timeout"})), told(roomEvents, "vacated", of(-1, nil)))

@@ -177,6 +177,19 @@ type Store interface {
 	// OnlineCount returns how many users are online.
 	OnlineCount(ctx context.Context) (int, error)
 
+	// Rooms returns at most limit (1 to 1,000) rooms with members anywhere whose names begin with prefix, in the order of their names, which is that
+	// of their bytes, after one of them. next is where the following page starts, and empty at the end alone: a page may be shorter, as rooms
+	// that turn empty while it is read are left out. When a shared store is out of reach, or has lost its data and does not have everyone again,
+	// that is an error, and the rooms are those that this instance knows.
+	Rooms(ctx context.Context, prefix, after string, limit int) (rooms []RoomCount, next string, err error)
+	// RoomCount returns how many are in a room, with an error as Rooms does.
+	RoomCount(ctx context.Context, room string) (RoomCount, error)
+	// CountRooms returns how many rooms have members, with an error as Rooms does.
+	CountRooms(ctx context.Context) (int, error)
+	// Instances returns the names of the instances that are alive now, this one included, in no order: those whose leases run and that have not
+	// given up theirs.
+	Instances(ctx context.Context) ([]string, error)
+
 	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was
 	// told before. The caller closes that: the next one writes nothing before. A store that is closed tells nobody any more, but leaves its archive
 	// to the caller too.

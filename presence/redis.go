@@ -326,15 +326,6 @@ func (s *Redis) Touch(id string) {
 	}
 }
 
-func (s *Redis) open() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return ErrClosed
-	}
-	return nil
-}
-
 // Close implements Store. When Redis is out of reach, the members are told as gone when the lease ends. An error means that ctx
 // ended or Redis failed before all was done; the lease does the rest.
 func (s *Redis) Close(ctx context.Context, hold time.Duration) error {

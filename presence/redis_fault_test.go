@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -74,6 +75,9 @@ func (c *cluster) disagreement(room string, stores []int) string {
 	if !maps.Equal(counts, stored) {
 		return fmt.Sprintf("Redis counts %v, but has %v", stored, counts)
 	}
+	if listed := c.listed(room); listed != (len(rows) > 0) {
+		return fmt.Sprintf("%d are in, and that the room is listed is %t", len(rows), listed)
+	}
 	for _, i := range stores {
 		r, err := c.nodes[i].lockRoom(room)
 		if err != nil {
@@ -89,6 +93,16 @@ func (c *cluster) disagreement(room string, stores []int) string {
 		}
 	}
 	return ""
+}
+
+// listed tells whether Redis has room among all rooms.
+func (c *cluster) listed(room string) bool {
+	c.t.Helper()
+	err := c.redis.ZScore(c.t.Context(), c.nodes[0].keys.rooms(), room).Err()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		c.t.Fatal(err)
+	}
+	return err == nil
 }
 
 func countUsers(rows map[string]entry) map[string]int {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -36,11 +35,12 @@ func (s *Redis) Online(ctx context.Context, cursor string, limit int) (users []O
 	if len(ids) == 0 {
 		return nil, "", nil
 	}
-	s.mu.Lock()
-	iid := s.iid
-	s.mu.Unlock()
-	users, _, err = s.readUsers(ctx, ids, iid)
-	return users, next, err
+	pipe := s.client.Pipeline()
+	read := s.readUsers(ctx, pipe, ids)
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, "", fmt.Errorf("presence: reading who is online: %w", err)
+	}
+	return read(), next, nil
 }
 
 // User implements Store.
@@ -51,55 +51,52 @@ func (s *Redis) User(ctx context.Context, id string) (u OnlineUser, online bool,
 	if err := s.open(); err != nil {
 		return OnlineUser{}, false, err
 	}
-	s.mu.Lock()
-	iid, whole := s.iid, s.writable() && !s.healing && !time.Now().Before(s.whole)
-	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	users, leased, err := s.readUsers(ctx, []string{id}, iid)
-	if len(users) == 1 {
-		return users[0], true, nil
+	var read func() []OnlineUser
+	err = s.inquiry().ask(ctx, func(pipe redis.Pipeliner) { read = s.readUsers(ctx, pipe, []string{id}) })
+	if err == nil || errors.Is(err, errRebuilding) {
+		if users := read(); len(users) == 1 {
+			return users[0], true, nil
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u, online = s.here(id)
-	if err == nil && (online || !whole || !leased) {
-		err = errRebuilding // what is not there yet says nothing
+	if err == nil && online {
+		err = errRebuilding // it is about to be written
 	}
 	return u, online, err
 }
 
-// readUsers returns those of some users who are online, and whether an instance had a lease afterwards: without, Redis may have lost everyone.
-func (s *Redis) readUsers(ctx context.Context, ids []string, iid string) (users []OnlineUser, leased bool, err error) {
-	pipe := s.client.Pipeline()
+// readUsers asks in a pipeline for some users, and returns what tells afterwards who of them is online.
+func (s *Redis) readUsers(ctx context.Context, pipe redis.Pipeliner, ids []string) func() []OnlineUser {
 	seen := pipe.ZMScore(ctx, s.keys.seen(), ids...)
 	fields := make([]*redis.MapStringStringCmd, len(ids))
 	for i, id := range ids {
 		fields[i] = pipe.HGetAll(ctx, s.keys.user(id))
 	}
-	lease := pipe.ZScore(ctx, s.keys.leases(), iid)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return nil, false, fmt.Errorf("presence: reading who is online: %w", err)
-	}
-	users = make([]OnlineUser, 0, len(ids))
-	for i, id := range ids {
-		f := fields[i].Val()
-		if len(f) == 0 {
-			continue // gone meanwhile
+	return func() []OnlineUser {
+		users := make([]OnlineUser, 0, len(ids))
+		for i, id := range ids {
+			f := fields[i].Val()
+			if len(f) == 0 {
+				continue // gone meanwhile
+			}
+			_, status, _ := strings.Cut(f["~"], "\n")
+			since, _ := strconv.ParseInt(f["@"], 10, 64)
+			delete(f, "~")
+			delete(f, "@")
+			devices := make([]string, 0, len(f))
+			for _, d := range f {
+				devices = append(devices, d)
+			}
+			u := onlineUser(id, status, devices)
+			u.Since, u.LastSeen = since, int64(seen.Val()[i])
+			users = append(users, u)
 		}
-		_, status, _ := strings.Cut(f["~"], "\n")
-		since, _ := strconv.ParseInt(f["@"], 10, 64)
-		delete(f, "~")
-		delete(f, "@")
-		devices := make([]string, 0, len(f))
-		for _, d := range f {
-			devices = append(devices, d)
-		}
-		u := onlineUser(id, status, devices)
-		u.Since, u.LastSeen = since, int64(seen.Val()[i])
-		users = append(users, u)
+		return users
 	}
-	return users, lease.Err() == nil, nil
 }
 
 // OnlineCount implements Store.

@@ -125,7 +125,7 @@ func (s *Redis) each(ctx context.Context, set string, f func(members []string) e
 
 func (s *Redis) reapRoom(ctx context.Context, dead, room string) error {
 	k, e := s.keys, s.events.Load()
-	keys := []string{k.counters(), k.reasons(), k.roomsOf(dead), k.members(room), k.counts(room), k.seq(room), k.departed(room)}
+	keys := []string{k.counters(), k.reasons(), k.roomsOf(dead), k.members(room), k.counts(room), k.seq(room), k.departed(room), k.rooms()}
 	for cursor := "0"; ; {
 		next, err := s.run(ctx, reapRoom, keys, dead, room, s.RoomChannel(room), cursor, e.Rooms, e.Head).Text()
 		switch {

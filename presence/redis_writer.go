@@ -266,7 +266,7 @@ func (s *Redis) head(script *redis.Script) (keys []string, args []any) {
 	e := s.events.Load()
 	switch script {
 	case changeScript:
-		return []string{s.keys.counters(), s.keys.roomsOf(s.iid)}, []any{s.iid, s.RoomChannel(""), e.Rooms, e.Head}
+		return []string{s.keys.counters(), s.keys.roomsOf(s.iid), s.keys.rooms()}, []any{s.iid, s.RoomChannel(""), e.Rooms, e.Head}
 	case usersScript:
 		return []string{s.keys.counters(), s.keys.usersOf(s.iid), s.keys.online(), s.keys.seen()}, []any{s.iid, e.Presence, e.Head}
 	default:

@@ -44,6 +44,7 @@ type keys string
 func (k keys) leases() string              { return string(k) + ":L" }
 func (k keys) counters() string            { return string(k) + ":W" }
 func (k keys) reasons() string             { return string(k) + ":R" }
+func (k keys) rooms() string               { return string(k) + ":rooms" }
 func (k keys) roomsOf(iid string) string   { return string(k) + ":ri:" + iid }
 func (k keys) usersOf(iid string) string   { return string(k) + ":ui:" + iid }
 func (k keys) members(room string) string  { return string(k) + ":m:" + room }

@@ -79,7 +79,7 @@ func scriptsAgain(t *testing.T, events string) {
 		}
 	}
 	change := func(iid string, stays int, args ...any) ([]string, []any) {
-		return []string{k.counters(), k.roomsOf(iid), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r")},
+		return []string{k.counters(), k.roomsOf(iid), k.rooms(), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r")},
 			append([]any{iid, "e:", events, head, "r", 1, stays}, args...)
 	}
 	user := func(iid string) []string {
@@ -115,7 +115,7 @@ func scriptsAgain(t *testing.T, events string) {
 	add("join", changeScript, 1, 2, keysOf, args...)
 	keysOf, args = change("j", 1, 1, "=", "c2", content, "12", "34")
 	add("join of another", changeScript, 1, 0, keysOf, args...)
-	rooms := []string{k.counters(), k.roomsOf("i"), k.members("r2"), k.counts("r2"), k.seq("r2"), k.departed("r2"), k.members("r3"), k.counts("r3"), k.seq("r3"), k.departed("r3")}
+	rooms := []string{k.counters(), k.roomsOf("i"), k.rooms(), k.members("r2"), k.counts("r2"), k.seq("r2"), k.departed("r2"), k.members("r3"), k.counts("r3"), k.seq("r3"), k.departed("r3")}
 	add("join of two rooms", changeScript, 2, 4, rooms, "i", "e:", events, head, "r2", 2, 1, 2, "+", "c1", content, "0", "c3", content, "r3", 3, 1, 1, "=", "c1", content, "12", "34")
 	add("leave of two rooms", changeScript, 2, 4, rooms, "i", "e:", events, head, "r2", 4, 0, 2, "-", "c1", "left", "-", "c3", "left", "r3", 5, 0, 1, "-", "c1", "left")
 	users := []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("v"), k.user("w"), k.user("v")}
@@ -127,7 +127,7 @@ func scriptsAgain(t *testing.T, events string) {
 	add("leave", changeScript, 1, 0, keysOf, args...)
 	add("retire", retireScript, 0, 0, []string{k.leases(), k.counters(), k.reasons()}, "i", 0, "timeout")
 	add("reap_fence", reapFence, 0, 0, lease, "i")
-	add("reap_room", reapRoom, 1, 0, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r")},
+	add("reap_room", reapRoom, 1, 0, []string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r"), k.rooms()},
 		"i", "r", "e:r", "0", events, head)
 	add("reap_users", reapUsers, 0, 0, []string{k.counters(), k.usersOf("i"), k.online(), k.seen(), k.user("u")}, "i", events, head, "u")
 	add("reap_end", reapEnd, 0, 0, []string{k.leases(), k.reasons(), k.roomsOf("i"), k.usersOf("i")}, "i")
@@ -178,7 +178,7 @@ func TestFencedWrites(t *testing.T) {
 	for name, run := range map[string]func() *redis.Cmd{
 		"change": func() *redis.Cmd {
 			return changeScript.Run(t.Context(), client,
-				[]string{k.counters(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r")},
+				[]string{k.counters(), k.roomsOf("i"), k.rooms(), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r")},
 				"i", "e:", "", "", "r", 1, 1, 1, "+", "c", "u\nonline\n\n{}")
 		},
 		"online": func() *redis.Cmd {
@@ -217,7 +217,7 @@ func TestReapingTheLiving(t *testing.T) {
 		t.Errorf("reap_fence: %d, %v", n, err)
 	}
 	cursor, err := reapRoom.Run(t.Context(), client,
-		[]string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r")}, "i", "r", "e:r", "0", "", "").Text()
+		[]string{k.counters(), k.reasons(), k.roomsOf("i"), k.members("r"), k.counts("r"), k.seq("r"), k.departed("r"), k.rooms()}, "i", "r", "e:r", "0", "", "").Text()
 	if err != nil || cursor != "" {
 		t.Errorf("reap_room: %q, %v", cursor, err)
 	}

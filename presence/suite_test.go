@@ -231,6 +231,7 @@ func runSuite(t *testing.T, start func(t *testing.T, n int) *site) {
 		"online":                        testOnline,
 		"user":                          testUser,
 		"paging":                        testPaging,
+		"rooms":                         testRooms,
 		"invalid names":                 testInvalid,
 		"calls at the wrong time":       testWrongTime,
 		"closing a room":                testCloseRoom,

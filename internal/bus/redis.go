@@ -24,7 +24,7 @@ const (
 // RedisOptions sets up a bus over Redis.
 type RedisOptions struct {
 	// Control is a channel that no other instance subscribes to: the bus publishes to itself there, to see whether messages
-	// still arrive. Its messages are not handed to the Receiver.
+	// still arrive. What it publishes is empty; the Receiver gets all else.
 	Control string
 	// ProbeInterval is how often the bus publishes to itself, to see whether anything arrives, which it knows after two of
 	// them at most; 0: DefaultProbeInterval.

@@ -215,7 +215,7 @@ func (s *subscriber) read(ctx context.Context, conn *redis.PubSub, l *link) (err
 		case *redis.Message:
 			l.delivered.Store(true)
 			s.pulse.beat()
-			if m.Channel != s.control {
+			if m.Channel != s.control || m.Payload != "" { // else it is a probe
 				s.receiver.Receive(m.Channel, []byte(m.Payload))
 			}
 		case *redis.Subscription:

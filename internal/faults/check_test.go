@@ -119,6 +119,9 @@ func (c *cluster) checkStore(want truth) error {
 			return fmt.Errorf("Redis has no room %s", name)
 		}
 	}
+	if occupied := slices.Sorted(maps.Keys(s.members)); !slices.Equal(s.rooms, occupied) {
+		return fmt.Errorf("the rooms in Redis: %s", differ(s.rooms, occupied))
+	}
 	if len(s.counts) != len(s.members) {
 		return fmt.Errorf("Redis counts users in %d rooms, and has %d", len(s.counts), len(s.members))
 	}
@@ -177,9 +180,9 @@ func indexes(what string, got, want map[string]map[string]bool) error {
 
 // stored is what Redis has of a hub.
 type stored struct {
-	leases, counters, online, seen []string
-	members, counts, users         map[string]map[string]string // by room, room, user
-	roomsOf, usersOf               map[string]map[string]bool   // by instance
+	leases, counters, rooms, online, seen []string
+	members, counts, users                map[string]map[string]string // by room, room, user
+	roomsOf, usersOf                      map[string]map[string]bool   // by instance
 }
 
 // read reads what Redis has of the hub, key by key.
@@ -217,6 +220,8 @@ func (c *cluster) read(ctx context.Context) (*stored, error) {
 			sorted(pipe.ZRange(ctx, key, 0, -1), &s.leases)
 		case "W":
 			sorted(pipe.HKeys(ctx, key), &s.counters)
+		case "rooms":
+			sorted(pipe.ZRange(ctx, key, 0, -1), &s.rooms)
 		case "on":
 			sorted(pipe.ZRange(ctx, key, 0, -1), &s.online)
 		case "seen":

@@ -78,7 +78,11 @@ func (s *Session) auth(req *wire.Request) {
 	a, refusal := authenticate(ctx, req.Token)
 	switch {
 	case refusal != nil:
-		s.refuse(req, refusal)
+		answer := wire.Refusal{Error: *refusal, ID: req.ID}
+		if refusal.Code == wire.Unavailable {
+			answer.RetryAfter = reconnectIn(wire.CloseUnavailable)
+		}
+		s.sendError(&answer)
 		return
 	case a.User != s.user:
 		s.refuse(req, &wire.Error{Code: wire.Unauthorized, Message: "the token is of another user"})

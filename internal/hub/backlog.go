@@ -7,8 +7,8 @@ const maxBacklog = 64
 
 // saying is a broadcast that waits.
 type saying struct {
-	frame  *ws.Frame
-	except *ws.Conn
+	frame *ws.Frame
+	to    listeners
 }
 
 // backlog is what has come from the bus for a large room and was not said yet. room.mu guards it.
@@ -19,15 +19,15 @@ type backlog struct {
 
 // relay is broadcast for the bus, whose one goroutine brings what concerns all rooms: a large room does not hold it up. What it brings for one
 // room is said in that order.
-func (r *room) relay(f *ws.Frame, except *ws.Conn) {
+func (r *room) relay(f *ws.Frame, to listeners) {
 	r.mu.Lock()
 	b := &r.backlog
 	if !b.working && len(r.members.list) <= walkPart {
 		r.mu.Unlock()
-		r.broadcast(f, except)
+		r.broadcast(f, to)
 		return
 	}
-	b.waiting = append(b.waiting, saying{f, except})
+	b.waiting = append(b.waiting, saying{f, to})
 	full := len(b.waiting) > maxBacklog
 	if !b.working {
 		b.working = true
@@ -61,6 +61,6 @@ func (r *room) sayNext() (more bool) {
 	b.waiting[0] = saying{}
 	b.waiting = b.waiting[1:]
 	r.mu.Unlock()
-	r.say(next.frame, next.except)
+	r.say(next.frame, next.to)
 	return more
 }

@@ -149,7 +149,7 @@ func BenchmarkJoinDuringBroadcast(b *testing.B) {
 					case <-time.After(10 * time.Millisecond):
 					}
 					began := time.Now()
-					h.Publish("r", "e", []byte("1"))
+					h.Publish(Message{Room: "r", Event: "e", Data: []byte("1")})
 					broadcasts = append(broadcasts, time.Since(began))
 				}
 			}()

@@ -94,6 +94,12 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 	return heirs
 }
 
+func (h *Hub) allEndpoints() []*Endpoint {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.endpoints // never changed, only replaced
+}
+
 func count(endpoints []*Endpoint, of func(*Endpoint) bool) (n int) {
 	for _, e := range endpoints {
 		if of(e) {

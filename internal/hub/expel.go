@@ -1,13 +1,11 @@
 package hub
 
 import (
-	"encoding/json"
 	"slices"
 	"sync"
 
 	"go.uber.org/zap"
 
-	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/presence"
@@ -17,82 +15,8 @@ import (
 const (
 	reasonKicked    = "kicked"
 	reasonForbidden = "forbidden"
+	reasonServer    = "server" // whoever runs the server had it so
 )
-
-// Order is what an operator wants done with a user, or with one of its connections, wherever it is connected. One of User and Conn is set.
-type Order struct {
-	User string `json:"user,omitempty"`
-	Conn string `json:"conn,omitempty"`
-	// Room is the room to leave. Empty: the connection is closed with 4005, and the client does not come back by itself.
-	Room string `json:"room,omitempty"`
-}
-
-// Do carries an order out on all instances. It returns on how many connections of this one it is; the others are only sent the order, and it
-// is lost on those that can't be reached. Degraded tells that this may be all of them.
-func (h *Hub) Do(o Order) (here int, degraded bool) {
-	here = h.obey(o)
-	if !h.running.Load() || !h.backend.Shared {
-		return here, false
-	}
-	body, err := json.Marshal(o)
-	if err != nil {
-		h.logger.Error("encoding order", zap.Error(err)) // three strings: it can't fail
-		return here, true
-	}
-	payload := append([]byte{fromOperator}, h.id...)
-	return here, h.outcome(func(done func(error)) {
-		h.backend.Bus.Publish(redisdb.UsersChannel(h.opts.Base), append(append(payload, '\n'), body...), done)
-	})
-}
-
-// receiveOrder carries out what an operator has told another instance.
-func (h *Hub) receiveOrder(from string, body []byte) {
-	var o Order
-	if err := json.Unmarshal(body, &o); err != nil || (o.User == "") == (o.Conn == "") {
-		h.logger.Warn("order of another instance is malformed", zap.Error(err))
-		return
-	}
-	if from != h.id {
-		h.obey(o)
-	}
-}
-
-// obey carries an order out here. It does not wait.
-func (h *Hub) obey(o Order) (connections int) {
-	do := func(s *Session) {
-		if o.Room == "" {
-			connections++
-			s.close(wire.CloseKicked, reasonKicked, false)
-			return
-		}
-		if s.isIn(o.Room) {
-			connections++
-		}
-		// Also if it isn't in: a join may be under way.
-		go func() {
-			defer h.recovered(s.conn)
-			s.expel(o.Room, reasonKicked)
-		}()
-	}
-	if o.Conn != "" {
-		if s := h.session(o.Conn); s != nil {
-			do(s)
-		}
-		return connections
-	}
-	h.eachSession(func(s *Session) {
-		if s.user == o.User {
-			do(s)
-		}
-	})
-	if h.running.Load() {
-		go func() {
-			defer h.recovered(nil)
-			h.backend.Store.Release(o.User, o.Room, presence.ReasonKicked)
-		}()
-	}
-	return connections
-}
 
 func (s *Session) isIn(room string) bool {
 	s.mu.Lock()
@@ -101,20 +25,40 @@ func (s *Session) isIn(room string) bool {
 	return in
 }
 
-// expel takes the session out of a room and tells it why. It waits for the request that the session is at, and for the shared store.
-func (s *Session) expel(name, reason string) {
+// expel takes the session out of a room and tells it why. It returns whether it was in, and waits for the request that the session is at, and
+// for the shared store.
+func (s *Session) expel(name, reason string) bool {
 	s.work.Lock()
 	defer s.work.Unlock()
 	m, in := s.rooms.Get(name)
 	if !in || s.gone() {
-		return
+		return false
 	}
-	err := s.depart(m, presence.ReasonKicked, func(bool) {
+	told := presence.ReasonKicked
+	if reason == reasonServer {
+		told = presence.ReasonLeft
+	}
+	err := s.depart(m, told, func(bool) {
 		s.conn.Send(ws.Text(wire.AppendLeft(ws.Buffer(64+len(name)), name, reason)))
 	})
 	if err != nil {
 		s.hub.logger.Error("taking connection out of room", zap.String("conn", s.id), zap.Error(err))
 	}
+	return true
+}
+
+// enter puts the session in a room, whatever the rules say about who may join, and tells it as auto_join does. It returns whether it is in then.
+func (s *Session) enter(name string) bool {
+	s.work.Lock()
+	defer s.work.Unlock()
+	if s.gone() {
+		return false
+	}
+	if _, in := s.rooms.Get(name); !in {
+		s.join(&wire.Request{Type: wire.Join, Room: name, Presence: wire.PresenceFull}, true)
+	}
+	_, in := s.rooms.Get(name)
+	return in
 }
 
 // expelling is how many sessions are taken out of rooms at a time after a change of policy.

@@ -1,13 +1,10 @@
 package hub
 
 import (
-	"errors"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 )
 
@@ -87,70 +84,19 @@ func TestJoinBehindAPolicy(t *testing.T) {
 	})
 }
 
-func TestOrders(t *testing.T) {
-	h := open(t, nil)
-	ann, again, bob := h.dial("ann"), h.dial("ann"), h.dial("bob")
-	for _, c := range []*client{ann, again, bob} {
-		enter(c, "lobby")
-	}
-	do := func(o Order, want int) {
-		t.Helper()
-		if n, degraded := h.Do(o); n != want || degraded {
-			t.Errorf("%d connections, degraded %t, want %d", n, degraded, want)
+// TestOrdersReachHeldPlaces takes a user out of a room whose connection was lost.
+func TestOrdersReachHeldPlaces(t *testing.T) {
+	for do, seen := range map[Deed]string{Kick: "leave bob kicked", Remove: "leave bob left"} {
+		h := open(t, func(p *Policy) { p.Grace = time.Hour })
+		ann, bob := h.dial("ann"), h.dial("bob")
+		ann.Join("lobby")
+		bob.Join("lobby")
+		equal(t, "ann sees", ann.Events(), []string{"join bob"})
+		_ = bob.WS.CloseNow()
+		h.waitFor("the connection to end", func() bool { return h.Connections() == 1 })
+		if n, _ := h.Do(t.Context(), Order{Do: do, User: "bob", Room: "lobby"}); n != 0 {
+			t.Errorf("%d connections, want none", n)
 		}
+		equal(t, "ann sees", ann.Events(), []string{seen})
 	}
-	do(Order{User: "ann", Room: "lobby"}, 2)
-	for _, c := range []*client{ann, again} {
-		equal(t, "left", c.Next("left")["reason"], "kicked")
-		enter(c, "lobby")
-	}
-	do(Order{User: "ann", Room: "elsewhere"}, 0)
-	do(Order{Conn: "nobody"}, 0)
-	do(Order{Conn: ann.Conn}, 1)
-	bye := ann.Next("bye")
-	if _, in := bye["reconnect_in"]; bye["code"] != 4005.0 || bye["reason"] != "kicked" || in {
-		t.Errorf("bye %v", bye)
-	}
-	if code := ann.Closed(); code != 4005 {
-		t.Errorf("closed with %d", code)
-	}
-
-	// From another instance; its own orders come back to it.
-	users := redisdb.UsersChannel("rooms:{test}")
-	h.Receive(users, []byte("o"+h.id+"\n"+`{"user":"bob"}`))
-	h.Receive(users, []byte("oother\n{}"))
-	h.Receive(users, []byte("oother\nnonsense"))
-	h.Receive(users, []byte("oother\n"+`{"user":"bob","room":"lobby"}`))
-	equal(t, "left", bob.Next("left")["reason"], "kicked")
-	h.Receive(users, []byte("oother\n"+`{"user":"ann"}`))
-	equal(t, "bye", again.Next("bye")["code"], 4005.0)
-	h.bus.mu.Lock()
-	defer h.bus.mu.Unlock()
-	sent := 0
-	for _, p := range h.bus.published {
-		if p[0] == users && strings.HasPrefix(p[1], "o"+h.id+"\n") {
-			sent++
-		}
-	}
-	equal(t, "orders sent", sent, 4)
-	h.bus.fail = errors.New("no Redis")
-	h.bus.mu.Unlock()
-	_, degraded := h.Do(Order{User: "ann"})
-	h.bus.mu.Lock()
-	equal(t, "degraded when the bus has failed", degraded, true)
-}
-
-// TestKickReachesHeldPlaces kicks a user whose connection was lost.
-func TestKickReachesHeldPlaces(t *testing.T) {
-	h := open(t, func(p *Policy) { p.Grace = time.Hour })
-	ann, bob := h.dial("ann"), h.dial("bob")
-	ann.Join("lobby")
-	bob.Join("lobby")
-	equal(t, "ann sees", ann.Events(), []string{"join bob"})
-	_ = bob.WS.CloseNow()
-	h.waitFor("the connection to end", func() bool { return h.Connections() == 1 })
-	if n, _ := h.Do(Order{User: "bob", Room: "lobby"}); n != 0 {
-		t.Errorf("%d connections, want none", n)
-	}
-	equal(t, "ann sees", ann.Events(), []string{"leave bob kicked"})
 }

@@ -80,6 +80,7 @@ type Hub struct {
 
 	sessionsMu sync.Mutex
 	sessions   map[string]*Session // by the id of the connection; guarded by sessionsMu
+	users      map[string]*Session // the first of each user; guarded by sessionsMu
 
 	coalesce   atomic.Int64  // nanoseconds
 	linger     atomic.Int64  // nanoseconds
@@ -93,6 +94,8 @@ type Hub struct {
 
 	turnsMu sync.Mutex
 	turns   map[string]time.Time // the next to give to a client to come back at, by the name of the limit; guarded by turnsMu
+
+	questions questions
 
 	exceededAt sync.Map // name of a limit -> *atomic.Int64, when it refused last, Unix nanoseconds
 
@@ -113,7 +116,7 @@ func New(opts Options) *Hub {
 	life, end := context.WithCancel(context.Background())
 	return &Hub{
 		life: life, end: end, opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
-		countEvery: time.Second, sessions: make(map[string]*Session), rooms: make(map[string]*room),
+		countEvery: time.Second, sessions: make(map[string]*Session), users: make(map[string]*Session), rooms: make(map[string]*room),
 		turns: make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,18 @@ type house struct {
 	server   *httptest.Server
 	endpoint *Endpoint
 	bus      *recordingBus
+	store    *companyStore
+}
+
+// companyStore is a store of an instance that is not alone.
+type companyStore struct {
+	presence.Store
+	instances []string
+	err       error
+}
+
+func (s *companyStore) Instances(context.Context) ([]string, error) {
+	return slices.Clone(s.instances), s.err
 }
 
 // recordingBus is a bus whose other side is the test.
@@ -41,14 +54,25 @@ type recordingBus struct {
 	bus.Local
 	mu        sync.Mutex
 	published [][2]string
+	told      [][2]string
 	fail      error
+	answer    func(payload string) // of the other instances to what is published
+}
+
+func (b *recordingBus) Tell(channel string, payload []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.told = append(b.told, [2]string{channel, string(payload)})
 }
 
 func (b *recordingBus) Publish(channel string, payload []byte, done func(error)) {
 	b.mu.Lock()
 	b.published = append(b.published, [2]string{channel, string(payload)})
-	err := b.fail
+	err, answer := b.fail, b.answer
 	b.mu.Unlock()
+	if answer != nil && err == nil {
+		answer(string(payload))
+	}
 	if done != nil {
 		go done(err)
 	}
@@ -70,7 +94,8 @@ func open(t *testing.T, change func(*Policy)) *house {
 	h.Hub = New(Options{
 		Node: "n1", Base: "rooms:{test}", Timeout: 10 * time.Second, Logger: zap.NewNop(),
 		Open: func(o presence.Observer, _ bus.Receiver) Backend {
-			return Backend{Store: presence.NewMemory(presence.Options{}, o), Bus: h.bus, Shared: true}
+			h.store = &companyStore{Store: presence.NewMemory(presence.Options{}, o), instances: []string{"n1"}}
+			return Backend{Store: h.store, Bus: h.bus, Shared: true}
 		},
 	})
 	p := defaultPolicy()
@@ -434,7 +459,7 @@ func TestFromOtherInstances(t *testing.T) {
 	h.Receive(channel, []byte("mother-1 \n"+frame))
 	ann.Next("message")
 	bob.Next("message")
-	h.Receive(channel, []byte("mother-1 "+bob.Conn+"\n"+frame))
+	h.Receive(channel, []byte(`mother-1 {"except_conn":"`+bob.Conn+`"}`+"\n"+frame))
 	ann.Next("message")
 	h.Receive(channel, []byte(`{"event":"cron","data":{"n":1},"from":{"user":"root"}}`))
 	for _, c := range []*client{ann, bob} {

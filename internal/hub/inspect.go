@@ -3,7 +3,6 @@ package hub
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -109,11 +108,12 @@ func (h *Hub) RoomMembers(name, after string, limit int) (page presence.Snapshot
 	return page, r.connections(), nil
 }
 
-// Connection is a connection of this instance.
+// Connection is a connection.
 type Connection struct {
 	ID     string
 	User   string
 	Device string
+	Node   string `json:"-"` // whose it is
 	Since  time.Time
 	Rooms  []string // sorted; not nil
 }
@@ -123,18 +123,17 @@ func (s *Session) connection() Connection {
 	defer s.mu.Unlock()
 	rooms := slices.AppendSeq([]string{}, s.rooms.Keys())
 	slices.Sort(rooms)
-	return Connection{ID: s.id, User: s.user, Device: s.device, Since: s.opened, Rooms: rooms}
+	return Connection{ID: s.id, User: s.user, Device: s.device, Node: s.hub.opts.Node, Since: s.opened, Rooms: rooms}
 }
 
 // ConnectionsOf returns at most limit connections in the order of their ids, after one of them: those of a user or in a room, unless these are
 // empty. next is where the following page starts, empty at the end.
 func (h *Hub) ConnectionsOf(user, room, after string, limit int) (connections []Connection, next string) {
-	var found []*Session
-	h.eachSession(func(s *Session) {
-		if s.id > after && (user == "" || s.user == user) && (room == "" || s.isIn(room)) {
-			found = append(found, s)
-		}
-	})
+	all := h.sessionsOf(user)
+	if user == "" {
+		h.eachSession(func(s *Session) { all = append(all, s) })
+	}
+	found := slices.DeleteFunc(all, func(s *Session) bool { return s.id <= after || room != "" && !s.isIn(room) })
 	slices.SortFunc(found, func(a, b *Session) int { return cmp.Compare(a.id, b.id) })
 	if len(found) > limit {
 		found = found[:limit]
@@ -161,15 +160,24 @@ type UserInfo struct {
 	presence.OnlineUser        // of who is not Online: LastSeen and Status if Source is the database, else nothing
 	Device              string // the last one of who is not Online, if Source is the database
 	Online              bool
-	Connections         []Connection // those here, the first of them
+	Connections         []Connection // the first of them
 	Next                string       // where the following page of connections starts; empty: these are all
 	Source              Source
 	Degraded            bool  // the shared store is out of reach, or does not have everything again
 	AsOf                int64 // of what the database knows of other instances while Degraded: when it was true, Unix milliseconds; else 0
 }
 
-// User returns what is known of a user, with at most limit connections.
-func (h *Hub) User(ctx context.Context, id string, limit int) (u UserInfo, err error) {
+// User returns what is known of a user, with at most limit connections of this instance.
+func (h *Hub) User(ctx context.Context, id string, limit int) (UserInfo, error) {
+	u, err := h.userInfo(ctx, id)
+	if err == nil {
+		u.Connections, u.Next = h.ConnectionsOf(id, "", "", limit)
+	}
+	return u, err
+}
+
+// userInfo returns what is known of a user, without connections.
+func (h *Hub) userInfo(ctx context.Context, id string) (u UserInfo, err error) {
 	ask, cancel := context.WithTimeout(ctx, h.opts.Timeout)
 	defer cancel()
 	u.Source = SourceMemory
@@ -177,13 +185,12 @@ func (h *Hub) User(ctx context.Context, id string, limit int) (u UserInfo, err e
 		u.Source = SourceRedis
 	}
 	u.OnlineUser, u.Online, err = h.backend.Store.User(ask, id)
-	if errors.Is(err, presence.ErrInvalid) || errors.Is(err, presence.ErrClosed) {
+	if u.Degraded, err = onlyHere(err); err != nil {
 		return u, err
 	}
-	if err != nil {
-		u.Degraded, u.Source = true, SourceMemory
+	if u.Degraded {
+		u.Source = SourceMemory
 	}
-	u.Connections, u.Next = h.ConnectionsOf(id, "", "", limit)
 	if !u.Online {
 		h.addSeen(ctx, &u, id)
 	}

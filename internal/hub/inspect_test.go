@@ -89,7 +89,7 @@ func TestPublishFromOutside(t *testing.T) {
 	h := open(t, nil)
 	ann := h.dial("ann")
 	ann.Join("lobby")
-	if h.Publish("lobby", "notice", []byte(`{"a" : 1}`)) {
+	if h.Publish(Message{Room: "lobby", Event: "notice", Data: []byte(`{"a" : 1}`)}) {
 		t.Error("degraded")
 	}
 	m := ann.Next("message")
@@ -104,7 +104,7 @@ func TestPublishFromOutside(t *testing.T) {
 	if want := fmt.Sprintf("m%s \n%s", h.id, `{"type":"message","room":"lobby","event":"notice","data":{"a" : 1},"from":null,"ts":`); len(sent) < len(want) || sent[:len(want)] != want {
 		t.Errorf("other instances get %q", sent)
 	}
-	if !h.Publish("nobody", "notice", []byte(`1`)) {
+	if !h.Publish(Message{Room: "nobody", Event: "notice", Data: []byte(`1`)}) {
 		t.Error("not degraded when the bus has failed")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -207,17 +208,27 @@ func (s *Session) key(k *Key, room string) string {
 			return s.id // the limit came with a reload: its key was not expanded for this client
 		}
 	}
+	return k.fill(texts, func(name string) string { return s.value(name, room) })
+}
+
+// fill puts values between the texts, which are the key's own or what these were expanded to.
+func (k *Key) fill(texts []string, value func(name string) string) string {
 	if len(texts) == 2 && texts[0] == "" && texts[1] == "" { // the usual ones, at no cost
-		return s.value(k.names[0], room)
+		return value(k.names[0])
 	}
 	var b strings.Builder
 	for i, text := range texts {
 		b.WriteString(text)
 		if i < len(k.names) {
-			b.WriteString(s.value(k.names[i], room))
+			b.WriteString(value(k.names[i]))
 		}
 	}
 	return b.String()
+}
+
+// ofRoom tells whether the key has nothing of who does what is limited.
+func (k *Key) ofRoom() bool {
+	return !k.Request && !slices.ContainsFunc(k.names, func(name string) bool { return name != "{rooms.room}" })
 }
 
 func (s *Session) value(name, room string) string {

@@ -1,11 +1,17 @@
 package hub
 
 import (
+	"context"
+	"encoding/json"
 	"slices"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
+	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
 
 // MaxMessage returns how long a message from outside may be, in bytes: the largest frame of the endpoints.
@@ -13,11 +19,63 @@ func (h *Hub) MaxMessage() int {
 	return most(h, func(p *Policy) int { return p.Transport.MaxFrame })
 }
 
-// Publish sends a message that is from no client to everybody in a room, on all instances. No rule and no limit holds it back. The caller has
-// checked the names, that data is JSON in UTF-8, and its size. Degraded tells that other instances may not get it.
-func (h *Hub) Publish(room, event string, data []byte) (degraded bool) {
-	b := wire.AppendMessage(ws.Buffer(len(data)+len(room)+len(event)+128), room, event, data, nil, time.Now().UnixMilli())
-	return h.outcome(func(done func(error)) { h.send(h.room(room), room, b, nil, done) })
+// Message is what is said by no client. One of Room and User is set.
+type Message struct {
+	Room  string // to everybody in the room, but for what Audience says
+	User  string // to all connections of the user, in whatever rooms they are
+	Event string
+	Data  []byte
+	Audience
+}
+
+// Audience is who is to hear a message of those who could. The zero value is everybody.
+type Audience struct {
+	Only       string `json:"only,omitempty"`        // no user but this one
+	ExceptUser string `json:"except_user,omitempty"` // not this user
+	ExceptConn string `json:"except_conn,omitempty"` // not this connection
+}
+
+// Publish sends a message to all whom it is for, on all instances. No rule and no limit holds it back. The caller has checked the names, that
+// the data is JSON in UTF-8, and its size. Degraded tells that other instances may not get it.
+func (h *Hub) Publish(m Message) (degraded bool) {
+	frame := wire.Message{Room: m.Room, To: m.Only, Event: m.Event, Data: m.Data, TS: time.Now().UnixMilli()}
+	if m.Room == "" {
+		frame.To = m.User
+	}
+	b := wire.AppendMessage(ws.Buffer(len(m.Data)+len(m.Room)+len(frame.To)+len(m.Event)+128), &frame)
+	return h.outcome(func(done func(error)) {
+		if m.Room != "" {
+			h.send(h.room(m.Room), m.Room, b, h.listeners(m.Audience), m.header(), done)
+		} else {
+			m.Only = m.User
+			h.sendUser(b, m.Audience, done)
+		}
+	})
+}
+
+// AllowMessage counts a message of nobody's under the limits that protect the room itself: those on publish whose keys have nothing of who
+// publishes. It returns the limit that refuses it, or nil.
+func (h *Hub) AllowMessage(ctx context.Context, room string) (*Limit, ratelimit.Decision) {
+	type counted struct {
+		limit    ratelimit.Limit
+		template string
+	}
+	seen := make(map[counted]bool) // endpoints with the same limit count together
+	for _, e := range h.allEndpoints() {
+		p := e.Policy()
+		for i := range p.Limits {
+			l := &p.Limits[i]
+			id := counted{l.Limit, l.Key.Template}
+			if l.On != OnPublish || !l.Key.ofRoom() || seen[id] {
+				continue
+			}
+			seen[id] = true
+			if d := h.decide(ctx, l, l.Key.fill(l.Key.Texts, func(string) string { return room })); !d.Allowed {
+				return l, d
+			}
+		}
+	}
+	return nil, ratelimit.Decision{}
 }
 
 // messageEvents is where other programs hear of messages.
@@ -51,19 +109,90 @@ func (h *Hub) outcome(publish func(done func(error))) (degraded bool) {
 	}
 }
 
-// send delivers a message's frame, which b holds behind ws.Headroom, to those in the room but except, and has it published to the other
-// instances. r is nil when nobody is in the room here. done, if not nil, is called once with what became of it there, as that of bus.Publish.
-func (h *Hub) send(r *room, name string, b []byte, except *ws.Conn, done func(error)) {
-	if r != nil {
-		r.broadcast(ws.Text(b), except)
+// header is the audience as other instances are told; empty for everybody.
+func (a Audience) header() []byte {
+	if a == (Audience{}) {
+		return nil
 	}
-	switch {
-	case h.backend.Shared:
-		h.backend.Bus.Publish(h.channel(name), h.instancePayload(b[ws.Headroom:]), done)
-		if e := h.messageEvents.Load(); e != nil {
-			h.backend.Bus.Tell(e.channel, slices.Concat(e.head, []byte{','}, b[ws.Headroom+1:]))
+	b, _ := json.Marshal(a) // three strings: it can't fail
+	return b
+}
+
+// listeners returns the audience as a room of this instance knows it.
+func (h *Hub) listeners(a Audience) listeners {
+	l := listeners{only: a.Only, without: a.ExceptUser}
+	if a.ExceptConn != "" {
+		if s := h.session(a.ExceptConn); s != nil {
+			l.except = s.conn
 		}
-	case done != nil:
-		done(nil)
 	}
+	return l
+}
+
+// listeners are those members of a room who hear a message. The zero value is all.
+type listeners struct {
+	except        *ws.Conn
+	only, without string // users; "" for none
+}
+
+// all tells whether no user is left out.
+func (l *listeners) all() bool { return l.only == "" && l.without == "" }
+
+func (l *listeners) user(name string) bool {
+	return (l.only == "" || name == l.only) && (l.without == "" || name != l.without)
+}
+
+// send delivers a message's frame, which b holds behind ws.Headroom, to those in the room who are to hear it, and has it published to the other
+// instances, with header for those who hear it there. r is nil when nobody is in the room here. done, if not nil, is called once with what
+// became of it there, as that of bus.Publish.
+func (h *Hub) send(r *room, name string, b []byte, to listeners, header []byte, done func(error)) {
+	if r != nil {
+		r.broadcast(ws.Text(b), to)
+	}
+	h.publish(h.channel(name), fromInstance, header, b[ws.Headroom:], done)
+}
+
+// sendUser delivers a message's frame as send does, to the connections of a user, in whatever rooms they are.
+func (h *Hub) sendUser(b []byte, to Audience, done func(error)) {
+	h.deliver(ws.Text(b), to)
+	h.publish(redisdb.UsersChannel(h.opts.Base), toUser, to.header(), b[ws.Headroom:], done)
+}
+
+// deliver sends a frame to the connections of a user here.
+func (h *Hub) deliver(f *ws.Frame, to Audience) {
+	shared, batch := ws.Shared{Plain: f}, h.pool.Batch()
+	defer batch.End()
+	for _, s := range h.sessionsOf(to.Only) {
+		if s.id != to.ExceptConn {
+			batch.Send(s.conn, shared.For(s.conn))
+		}
+	}
+}
+
+// publish sends a message's frame to the other instances, and to the programs that hear of messages.
+func (h *Hub) publish(channel string, kind byte, header, frame []byte, done func(error)) {
+	if !h.backend.Shared {
+		if done != nil {
+			done(nil)
+		}
+		return
+	}
+	p := make([]byte, 0, 3+len(h.id)+len(header)+len(frame))
+	p = append(append(append(append(p, kind), h.id...), ' '), header...)
+	h.backend.Bus.Publish(channel, append(append(p, '\n'), frame...), done)
+	if e := h.messageEvents.Load(); e != nil {
+		h.backend.Bus.Tell(e.channel, slices.Concat(e.head, []byte{','}, frame[1:]))
+	}
+}
+
+// readHeader is the reverse of header.
+func (h *Hub) readHeader(b []byte) (a Audience, ok bool) {
+	if len(b) == 0 {
+		return a, true
+	}
+	if err := json.Unmarshal(b, &a); err != nil {
+		h.logger.Warn("message of another instance is malformed", zap.Error(err))
+		return a, false
+	}
+	return a, true
 }

@@ -13,25 +13,34 @@ import (
 
 // What the payloads on a room's channel begin with. Presence has its own letters.
 const (
-	fromInstance = 'm' // m<hub id> <connection that gets none>\n<JSON of the client frame>
+	fromInstance = 'm' // m<hub id> <JSON of an Audience, or nothing>\n<JSON of the client frame>
+	toUser       = 'u' // the same, on the users' channel, to Only
 	fromOutside  = '{' // the JSON of a message that someone else has published
 	lossNotice   = 'g' // g<hub id>: messages of that hub may not have arrived; on the users' channel, in any room
-	fromOperator = 'o' // o<hub id>\n<JSON of an Order>, on the users' channel
+	fromOperator = 'o' // o<hub id> <node> <number>\n<JSON of an Order>, on the users' channel
+	toOperator   = 'a' // a<number>\n<JSON of an answer>, on the channel of the node that has asked
 )
 
 // Receive implements bus.Receiver.
 func (h *Hub) Receive(channel string, payload []byte) {
 	name, isRoom := strings.CutPrefix(channel, h.channel(""))
+	var kind byte
+	if len(payload) > 0 {
+		kind = payload[0]
+	}
 	switch {
-	case isRoom && len(payload) > 0 && payload[0] == fromInstance:
+	case isRoom && kind == fromInstance:
 		h.receiveMessage(name, payload[1:])
-	case isRoom && len(payload) > 0 && payload[0] == fromOutside:
+	case isRoom && kind == fromOutside:
 		h.receiveOutside(name, payload)
-	case len(payload) > 0 && payload[0] == lossNotice:
+	case kind == lossNotice:
 		h.receiveLoss(name, isRoom, string(payload[1:]))
-	case !isRoom && len(payload) > 0 && payload[0] == fromOperator:
-		from, body, _ := bytes.Cut(payload[1:], []byte{'\n'})
-		h.receiveOrder(string(from), body)
+	case !isRoom && kind == toUser:
+		h.receiveUserMessage(payload[1:])
+	case !isRoom && kind == fromOperator:
+		h.receiveOrder(payload[1:])
+	case !isRoom && kind == toOperator:
+		h.receiveAnswer(payload[1:])
 	case h.backend.Feed != nil:
 		h.backend.Feed.Deliver(channel, payload)
 	}
@@ -71,37 +80,47 @@ func (h *Hub) receiveLoss(name string, isRoom bool, from string) {
 
 // tellGap tells the members that messages may be missing.
 func (r *room) tellGap() {
-	r.relay(ws.Text(wire.AppendGap(ws.Buffer(64+len(r.name)), r.name, "bus")), nil)
+	r.relay(ws.Text(wire.AppendGap(ws.Buffer(64+len(r.name)), r.name, "bus")), listeners{})
 }
 
 func (h *Hub) receiveMessage(name string, payload []byte) {
-	head, body, ok := bytes.Cut(payload, []byte{'\n'})
-	from, excluded, ok2 := bytes.Cut(head, []byte{' '})
-	if !ok || !ok2 || string(from) == h.id {
-		return // our own echo: delivered before it left
+	a, body, ok := h.openPayload(payload)
+	if !ok {
+		return
 	}
 	r := h.room(name)
 	if r == nil {
 		return
 	}
-	if ts, ok := wire.MessageTime(body); ok {
+	h.measureLag(body)
+	r.relay(ws.Text(append(ws.Buffer(len(body)), body...)), h.listeners(a))
+}
+
+func (h *Hub) receiveUserMessage(payload []byte) {
+	a, body, ok := h.openPayload(payload)
+	if !ok || a.Only == "" {
+		return
+	}
+	h.measureLag(body)
+	h.deliver(ws.Text(append(ws.Buffer(len(body)), body...)), a)
+}
+
+// openPayload takes apart what another instance has published; false for what is malformed, or our own echo: that was delivered before it left.
+func (h *Hub) openPayload(payload []byte) (a Audience, body []byte, ok bool) {
+	head, body, ok := bytes.Cut(payload, []byte{'\n'})
+	from, header, ok2 := bytes.Cut(head, []byte{' '})
+	if !ok || !ok2 || string(from) == h.id {
+		return a, nil, false
+	}
+	a, ok = h.readHeader(header)
+	return a, body, ok
+}
+
+func (h *Hub) measureLag(message []byte) {
+	if ts, ok := wire.MessageTime(message); ok {
 		// Clocks of instances differ: what seems to come from the future has come at once.
 		h.metrics.BusLag.Observe(max(0, time.Since(time.UnixMilli(ts)).Seconds()))
 	}
-	var except *ws.Conn
-	if len(excluded) > 0 {
-		if s := h.session(string(excluded)); s != nil {
-			except = s.conn
-		}
-	}
-	r.relay(ws.Text(append(ws.Buffer(len(body)), body...)), except)
-}
-
-// instancePayload is what the other instances get of a message.
-func (h *Hub) instancePayload(frame []byte) []byte {
-	p := make([]byte, 0, 3+len(h.id)+len(frame))
-	p = append(append(p, fromInstance), h.id...)
-	return append(append(p, " \n"...), frame...)
 }
 
 // receiveOutside delivers a message that was published on a room's channel without our header: by a cron job, redis-cli, another
@@ -122,6 +141,6 @@ func (h *Hub) receiveOutside(name string, payload []byte) {
 		h.logger.Warn("message from outside is malformed", zap.String("room", name), zap.Error(err))
 		return
 	}
-	b := wire.AppendMessage(ws.Buffer(len(payload)+128), name, event, data, nil, time.Now().UnixMilli())
-	r.relay(ws.Text(b), nil)
+	b := wire.AppendMessage(ws.Buffer(len(payload)+128), &wire.Message{Room: name, Event: event, Data: data, TS: time.Now().UnixMilli()})
+	r.relay(ws.Text(b), listeners{})
 }

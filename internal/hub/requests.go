@@ -195,16 +195,18 @@ func (s *Session) publish(req *wire.Request) {
 	}
 	h := s.hub
 	size := len(req.Data) + len(req.Room) + len(req.Event) + len(s.user) + len(s.id) + 128
-	b := wire.AppendMessage(ws.Buffer(size), req.Room, req.Event, req.Data, &wire.Sender{User: s.user, Conn: s.id}, time.Now().UnixMilli())
+	b := wire.AppendMessage(ws.Buffer(size), &wire.Message{
+		Room: req.Room, Event: req.Event, Data: req.Data, From: &wire.Sender{User: s.user, Conn: s.id}, TS: time.Now().UnixMilli(),
+	})
 	var r *room
 	if in {
 		r = m.room
 	} else {
 		r = h.room(req.Room)
 	}
-	except := s.conn
+	to := listeners{except: s.conn}
 	if req.Echo {
-		except = nil
+		to = listeners{}
 	}
 	var done func(error)
 	if req.ID != nil {
@@ -216,7 +218,7 @@ func (s *Session) publish(req *wire.Request) {
 			s.ack(&a)
 		}
 	}
-	h.send(r, req.Room, b, except, s.spanUntil(done))
+	h.send(r, req.Room, b, to, nil, s.spanUntil(done))
 }
 
 func (s *Session) status(req *wire.Request) {

@@ -174,21 +174,22 @@ func (r *room) remove(m *membership) {
 	}
 }
 
-// broadcast sends f to every member but except, and to every tail.
-func (r *room) broadcast(f *ws.Frame, except *ws.Conn) {
+// broadcast sends f to the members who are to hear it, and to every tail.
+func (r *room) broadcast(f *ws.Frame, to listeners) {
 	r.speaking.Lock()
 	defer r.speaking.Unlock()
-	r.say(f, except)
+	r.say(f, to)
 }
 
 // say is broadcast with speaking held.
-func (r *room) say(f *ws.Frame, except *ws.Conn) {
+func (r *room) say(f *ws.Frame, to listeners) {
 	began := time.Now()
 	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	shared, b := ws.Shared{Plain: f}, r.hub.pool.Batch()
 	defer b.End()
+	all := to.all()
 	r.walk(&r.members, func(m *member) {
-		if m.conn != except {
+		if m.conn != to.except && (all || to.user(m.session.user)) {
 			b.Send(m.conn, shared.For(m.conn))
 		}
 	})

@@ -2,11 +2,9 @@ package hub
 
 import (
 	"cmp"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,6 +67,7 @@ type Session struct {
 	keys      small.Map[string, []string] // as Client.Keys
 	tracing   *tracing                    // nil: none
 	access    atomic.Pointer[Access]      // nil: no token
+	siblings  siblings
 
 	// work is held while something is done for the session: a request, by its reader, or what the server does with it. It is taken
 	// before all other locks, and held across calls of the store.
@@ -105,36 +104,6 @@ func (e *Endpoint) Admit() bool {
 	}
 	h.ended.Add(1)
 	return true
-}
-
-// register makes a session one of the hub's.
-func (h *Hub) register(s *Session) {
-	h.sessionsMu.Lock()
-	defer h.sessionsMu.Unlock()
-	h.sessions[s.id] = s
-}
-
-func (h *Hub) unregister(s *Session) {
-	h.sessionsMu.Lock()
-	defer h.sessionsMu.Unlock()
-	delete(h.sessions, s.id)
-}
-
-// session returns the session of a connection, or nil.
-func (h *Hub) session(conn string) *Session {
-	h.sessionsMu.Lock()
-	defer h.sessionsMu.Unlock()
-	return h.sessions[conn]
-}
-
-// eachSession calls do for the sessions that are there now, with no lock held.
-func (h *Hub) eachSession(do func(*Session)) {
-	h.sessionsMu.Lock()
-	all := slices.Collect(maps.Values(h.sessions))
-	h.sessionsMu.Unlock()
-	for _, s := range all {
-		do(s)
-	}
 }
 
 // dismiss counts a connection out.

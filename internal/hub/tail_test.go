@@ -70,7 +70,7 @@ func TestTailHearsWhatMembersHear(t *testing.T) {
 			t.Errorf("of %q a tail hears %v", payload, m)
 		}
 	}
-	if h.Publish("lobby", "notice", []byte(`"`+strings.Repeat("x", 70_000)+`"`)) {
+	if h.Publish(Message{Room: "lobby", Event: "notice", Data: []byte(`"` + strings.Repeat("x", 70_000) + `"`)}) {
 		t.Error("degraded")
 	}
 	if m := hear(t, tail); len(m) != 1 || m[0]["event"] != "notice" || len(m[0]["data"].(string)) != 70_000 {
@@ -87,7 +87,7 @@ func TestSlowTail(t *testing.T) {
 	ann.Join("lobby")
 	data := []byte(`"` + strings.Repeat("x", 300<<10) + `"`)
 	for range 6 {
-		h.Publish("lobby", "e", data)
+		h.Publish(Message{Room: "lobby", Event: "e", Data: data})
 		ann.Next("message")
 	}
 	heard := hear(t, tail)
@@ -95,7 +95,7 @@ func TestSlowTail(t *testing.T) {
 		t.Errorf("heard %d frames, want 3 messages and a gap", len(heard))
 	}
 	equal(t, "the last", heard[len(heard)-1], object{"type": "gap", "room": "lobby", "reason": "slow"})
-	h.Publish("lobby", "after", data)
+	h.Publish(Message{Room: "lobby", Event: "after", Data: data})
 	if heard := hear(t, tail); len(heard) != 1 || heard[0]["event"] != "after" {
 		t.Errorf("afterwards it heard %.200v", heard)
 	}
@@ -106,7 +106,7 @@ func TestTailLeavesNoRoom(t *testing.T) {
 	h.linger.Store(int64(time.Millisecond))
 	one, two := h.listen("lobby"), h.listen("lobby")
 	one.Close()
-	h.Publish("lobby", "e", []byte("1"))
+	h.Publish(Message{Room: "lobby", Event: "e", Data: []byte("1")})
 	if m := hear(t, two); len(m) != 1 {
 		t.Errorf("heard %v", m)
 	}

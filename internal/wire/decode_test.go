@@ -181,7 +181,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		// What is relayed must make a frame that is valid again.
-		out := AppendMessage(nil, req.Room, req.Event, req.Data, &Sender{"u", "c"}, 1)
+		out := AppendMessage(nil, &Message{Room: req.Room, Event: req.Event, Data: req.Data, From: &Sender{"u", "c"}, TS: 1})
 		if !json.Valid(out) {
 			t.Fatalf("message is not JSON: %s", out)
 		}

@@ -182,23 +182,37 @@ func AppendPresence(dst []byte, room string, pseq uint64, count int, events []by
 // Sender is who published a message.
 type Sender struct{ User, Conn string }
 
-// AppendMessage appends a message; from is nil for one that no client sent. ts is in Unix milliseconds.
-func AppendMessage(dst []byte, room, event string, data []byte, from *Sender, ts int64) []byte {
-	dst = appendHead(dst, "message", nil, room)
+// Message is what is said: in a room, to one user in a room, or to a user wherever he is.
+type Message struct {
+	Room  string // empty: in none
+	To    string // the one user who gets it; empty: everybody in the room
+	Event string
+	Data  []byte  // JSON
+	From  *Sender // nil: it is from no client
+	TS    int64   // Unix milliseconds
+}
+
+// AppendMessage appends a message.
+func AppendMessage(dst []byte, m *Message) []byte {
+	dst = appendHead(dst, "message", nil, m.Room)
+	if m.To != "" {
+		dst = append(dst, `,"to":`...)
+		dst = AppendString(dst, m.To)
+	}
 	dst = append(dst, `,"event":`...)
-	dst = AppendString(dst, event)
+	dst = AppendString(dst, m.Event)
 	dst = append(dst, `,"data":`...)
-	dst = append(dst, data...)
-	if from == nil {
+	dst = append(dst, m.Data...)
+	if m.From == nil {
 		dst = append(dst, `,"from":null`...)
 	} else {
 		dst = append(dst, `,"from":{"user":`...)
-		dst = AppendString(dst, from.User)
+		dst = AppendString(dst, m.From.User)
 		dst = append(dst, `,"conn":`...)
-		dst = AppendString(dst, from.Conn)
+		dst = AppendString(dst, m.From.Conn)
 		dst = append(dst, '}')
 	}
-	dst = appendInt(dst, `,"ts":`, ts)
+	dst = appendInt(dst, `,"ts":`, m.TS)
 	return append(dst, '}')
 }
 

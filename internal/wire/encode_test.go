@@ -56,12 +56,20 @@ func TestAppend(t *testing.T) {
 			`{"type":"ack","id":5,"room":"lobby","presence":{"pseq":78,"count":12}}`,
 		},
 		"message": {
-			AppendMessage(nil, "lobby", "chat", []byte(`{"text":"hi"}`), &Sender{"42", "c7"}, 1795426127500),
+			AppendMessage(nil, &Message{Room: "lobby", Event: "chat", Data: []byte(`{"text":"hi"}`), From: &Sender{"42", "c7"}, TS: 1795426127500}),
 			`{"type":"message","room":"lobby","event":"chat","data":{"text":"hi"},"from":{"user":"42","conn":"c7"},"ts":1795426127500}`,
 		},
 		"message from outside": {
-			AppendMessage(nil, "lobby", "chat", []byte(`null`), nil, 1),
+			AppendMessage(nil, &Message{Room: "lobby", Event: "chat", Data: []byte(`null`), TS: 1}),
 			`{"type":"message","room":"lobby","event":"chat","data":null,"from":null,"ts":1}`,
+		},
+		"message to one user in a room": {
+			AppendMessage(nil, &Message{Room: "lobby", To: `"ann"`, Event: "chat", Data: []byte(`1`), TS: 1}),
+			`{"type":"message","room":"lobby","to":"\"ann\"","event":"chat","data":1,"from":null,"ts":1}`,
+		},
+		"message to a user": {
+			AppendMessage(nil, &Message{To: "ann", Event: "chat", Data: []byte(`1`), TS: 1}),
+			`{"type":"message","to":"ann","event":"chat","data":1,"from":null,"ts":1}`,
 		},
 		"rate limited": {
 			AppendError(nil, &Refusal{Error: Error{RateLimited, `limit "publish" reached`}, ID: []byte("3"), Room: "lobby",
@@ -115,7 +123,7 @@ func TestCloseReason(t *testing.T) {
 }
 
 func TestMessageTime(t *testing.T) {
-	message := string(AppendMessage(nil, "lobby", "e", []byte(`{"ts":1}`), nil, 1795426127500))
+	message := string(AppendMessage(nil, &Message{Room: "lobby", Event: "e", Data: []byte(`{"ts":1}`), TS: 1795426127500}))
 	for text, want := range map[string]int64{
 		message: 1795426127500, message[:len(message)-1]: 0, `{"ts":5}`: 0, `{,"ts":5}`: 5, `,"ts":}`: 0, `,"ts":99999999999999999999}`: 0, "}": 0, "": 0,
 	} {

@@ -1,5 +1,5 @@
 -- Changes connections of one instance in some rooms, and tells every instance.
--- KEYS: counters, rooms of the instance, then for each room: members, users, sequence, who has left.
+-- KEYS: counters, rooms of the instance, all rooms, then for each room: members, users, sequence, who has left.
 -- ARGV: instance, what a room's channel begins with, the channel of events or "", what events begin with, then for each room: room, number
 --   of the batch, 1 if the instance stays in the room, how many changes, and these: "+", connection, content: its version is the sequence that
 --   the batch gets, if it is news;
@@ -25,7 +25,7 @@ local function tell(event, room, seq, more)
 end
 
 local reply = {w}
-local key, arg = 3, 5
+local key, arg = 4, 5
 while key <= #KEYS do
 	local members, users, sequence, gone = KEYS[key], KEYS[key + 1], KEYS[key + 2], KEYS[key + 3]
 	local room, changes = ARGV[arg], ARGV[arg + 3]
@@ -104,8 +104,10 @@ while key <= #KEYS do
 
 	if not stays then
 		redis.call('SREM', KEYS[2], room)
-	elseif entered then
-		redis.call('SADD', KEYS[2], room)
+	elseif entered and redis.call('SADD', KEYS[2], room) == 1 then
+		-- Only the first of an instance can be the first of all: whoever else enters finds this done.
+		redis.call('PERSIST', sequence)
+		redis.call('ZADD', KEYS[3], '0', room)
 	end
 	if #out == 0 then
 		reply[#reply + 1] = tonumber(prev or 0)
@@ -119,8 +121,7 @@ while key <= #KEYS do
 		end
 		if left and redis.call('EXISTS', members) == 0 then
 			redis.call('EXPIRE', sequence, 3600)
-		elseif entered then
-			redis.call('PERSIST', sequence)
+			redis.call('ZREM', KEYS[3], room)
 		end
 		redis.call('PUBLISH', ARGV[2] .. room, 'p' .. (prev or '0') .. ' ' .. seq .. ' ' .. batch .. '\n' .. table.concat(out))
 		reply[#reply + 1] = tonumber(seq)

@@ -1,5 +1,5 @@
 -- Takes some connections of a fenced instance out of a room, and tells every instance.
--- KEYS: counters, reasons, rooms of the dead, members, users, sequence, who has left.
+-- KEYS: counters, reasons, rooms of the dead, members, users, sequence, who has left, all rooms.
 -- ARGV: dead, room, channel, cursor, the channel of events or "", what events begin with.
 -- Returns the next cursor, "0" at the end, "" when the instance isn't fenced.
 local dead = ARGV[1]
@@ -37,6 +37,7 @@ if #out > 0 then
 	end
 	if redis.call('EXISTS', KEYS[4]) == 0 then
 		redis.call('EXPIRE', KEYS[6], 3600)
+		redis.call('ZREM', KEYS[8], ARGV[2])
 	end
 	if #gone > 0 and redis.call('EXISTS', KEYS[5]) == 0 then
 		gone[#gone + 1] = string.format(',"event":"vacated","room":%s', cjson.encode(ARGV[2]))

@@ -1,0 +1,95 @@
+package module
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pb33f/libopenapi"
+	validator "github.com/pb33f/libopenapi-validator"
+	"github.com/pb33f/libopenapi-validator/config"
+)
+
+// contract holds requests and answers of the API to its OpenAPI document.
+type contract struct {
+	validator.Validator
+	base string // what its paths come behind
+}
+
+// newContract reads the document of an API as any client would get it.
+func newContract(t *testing.T, base string, document []byte) *contract {
+	t.Helper()
+	parsed, err := libopenapi.NewDocument(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, errs := validator.NewValidator(parsed, config.WithStrictMode(), config.WithFormatAssertions(),
+		config.WithStrictIgnorePaths("$.body.data", "$.body.data.**", "$.body.messages[*].data.**", "$.body.members[*].state.**"),
+		config.WithStrictIgnoredHeadersExtra("Server", "Allow", "Sec-Fetch-Site"))
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	if ok, errs := v.ValidateDocument(); !ok {
+		for _, e := range errs {
+			t.Errorf("%v", e)
+		}
+		t.Fatal("the document is not OpenAPI")
+	}
+	return &contract{v, base}
+}
+
+// check holds an answer, and the request unless it is to be bad, to the document. body is that of the request.
+func (c *contract) check(t *testing.T, req *http.Request, body []byte, resp *http.Response, answer []byte, badRequest bool) {
+	t.Helper()
+	again := req.Clone(t.Context())
+	again.Body = io.NopCloser(bytes.NewReader(body))
+	if req.Method == http.MethodHead {
+		return // an answer without its body
+	}
+	if resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotFound && !strings.HasPrefix(req.URL.Path, "/api/limits/") {
+		// The document has no place for these. They are problems as any other.
+		again.Method, again.URL = http.MethodGet, again.URL.JoinPath("/")
+		again.URL.Path, again.URL.RawPath, again.URL.RawQuery = c.base+"/stats", "", ""
+		copied := *resp
+		copied.StatusCode = http.StatusInternalServerError
+		resp, badRequest = &copied, true
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(answer))
+	validate := c.ValidateHttpRequestResponse
+	if badRequest {
+		validate = c.ValidateHttpResponse
+	}
+	if ok, errs := validate(again, resp); !ok {
+		for _, e := range errs {
+			t.Errorf("%s %s %.200s: %d %.300s: %s: %s %v", req.Method, req.URL, body, resp.StatusCode, answer, e.Message, e.Reason, e.SchemaValidationErrors)
+		}
+	}
+}
+
+// TestRoutesAreDocumented holds the table of routes to the document, in both directions.
+func TestRoutesAreDocumented(t *testing.T) {
+	var document struct {
+		Paths map[string]map[string]json.RawMessage `json:"paths"`
+	}
+	if err := json.Unmarshal(apiDocument, &document); err != nil {
+		t.Fatal(err)
+	}
+	var documented, served []string
+	for path, operations := range document.Paths {
+		for method := range operations {
+			documented = append(documented, strings.ToUpper(method)+" "+path)
+		}
+	}
+	for _, r := range apiRoutes {
+		served = append(served, r.method+" "+r.path)
+	}
+	slices.Sort(documented)
+	slices.Sort(served)
+	if !slices.Equal(documented, served) {
+		t.Errorf("documented are %q, served %q", documented, served)
+	}
+}
