@@ -4,13 +4,9 @@ package backend_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -151,84 +147,6 @@ func crowd(t *testing.T, bob, ann *page) {
 	})()`, many))
 	for i := 1; i <= many; i++ {
 		ann.Sees(t, shows("bob", "crowd "+strconv.Itoa(i), 1))
-	}
-}
-
-func TestApplicationRefuses(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds a Caddy")
-	}
-	url := start(t).urls[0]
-	request := func(method, path, kind, cookie, body string) (*http.Response, string) {
-		t.Helper()
-		r, err := http.NewRequest(method, url+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Content-Type", kind)
-		r.Header.Set("Cookie", cookie)
-		resp, err := http.DefaultClient.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		var b bytes.Buffer
-		b.ReadFrom(resp.Body)
-		return resp, b.String()
-	}
-	resp, body := request("POST", "/sign-in", "application/json", "", `{"name":"ann"}`)
-	field := resp.Header.Get("Set-Cookie")
-	cookie, attributes, _ := strings.Cut(field, ";")
-	if resp.StatusCode != 200 || attributes != " Path=/; HttpOnly; SameSite=Strict" || strings.Contains(body, "session") {
-		t.Fatalf("signing in answers %d with Set-Cookie %q and %s", resp.StatusCode, field, body)
-	}
-	old := fmt.Sprintf("backend_session=ann.%d.", time.Now().Add(-time.Minute).Unix())
-	for name, c := range map[string]struct {
-		method, path, kind, cookie, body string
-		status                           int
-		detail                           string
-	}{
-		"a token":              {"GET", "/token", "", cookie, "", 200, ""},
-		"a token for nobody":   {"GET", "/token", "", "", "", 401, "Sign in first."},
-		"another name":         {"GET", "/token", "", strings.Replace(cookie, "ann", "bob", 1), "", 401, "Sign in first."},
-		"a longer session":     {"GET", "/token", "", strings.Replace(cookie, ".", ".9", 1), "", 401, "Sign in first."},
-		"a session made up":    {"GET", "/token", "", old + "AAAA", "", 401, "Sign in first."},
-		"a name for markup":    {"POST", "/sign-in", "application/json", "", `{"name":"<b>"}`, 400, "A name is 1 to 20 lower case letters and digits."},
-		"a form of another":    {"POST", "/say", "text/plain", cookie, `{"id":"12345678","text":"hi"}`, 415, "Send JSON."},
-		"a message of nobody":  {"POST", "/say", "application/json", "", `{"id":"12345678","text":"hi"}`, 401, "Sign in first."},
-		"a message of nothing": {"POST", "/say", "application/json", cookie, `{"id":"12345678","text":""}`, 400, "A message has a text of 1 to 2000 characters and an id."},
-		"a message without id": {"POST", "/say", "application/json", cookie, `{"text":"hi"}`, 400, "A message has a text of 1 to 2000 characters and an id."},
-		"its source":           {"GET", "/app.py", "", cookie, "", 404, "Nothing is here."},
-	} {
-		t.Run(name, func(t *testing.T) {
-			resp, body := request(c.method, c.path, c.kind, c.cookie, c.body)
-			var answer struct{ Detail string }
-			if err := json.Unmarshal([]byte(body), &answer); err != nil || resp.StatusCode != c.status || answer.Detail != c.detail {
-				t.Errorf("answered with %d and %s, want %d and %q", resp.StatusCode, body, c.status, c.detail)
-			}
-		})
-	}
-}
-
-// TestApplicationIsSmall holds the application to what the example says of it.
-func TestApplicationIsSmall(t *testing.T) {
-	source, err := os.ReadFile("app.py")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := bytes.Count(source, []byte("\n")); n >= 100 {
-		t.Errorf("app.py has %d lines, want fewer than 100", n)
-	}
-	needPython(t)
-	out, err := exec.Command("python3", "-c", `
-import ast, sys
-for node in ast.walk(ast.parse(open("app.py").read())):
-    for name in [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []:
-        if name.split(".")[0] not in sys.stdlib_module_names:
-            print(name)
-`).CombinedOutput()
-	if err != nil || len(out) > 0 {
-		t.Errorf("app.py imports what is not of the standard library: %s(%v)", out, err)
 	}
 }
 
@@ -536,15 +454,3 @@ func (e *example) waitOutput(t *testing.T, text string) {
 }
 
 func port(addr string) string { return addr[strings.LastIndex(addr, ":")+1:] }
-
-// needPython skips the test without Python; in CI (the environment variable CI is set) it fails.
-func needPython(t *testing.T) {
-	t.Helper()
-	if _, err := exec.LookPath("python3"); errors.Is(err, exec.ErrNotFound) {
-		const advice = "python3 is not installed: on Debian or Ubuntu, apt-get install python3"
-		if os.Getenv("CI") != "" {
-			t.Fatal(advice)
-		}
-		t.Skip(advice)
-	}
-}
