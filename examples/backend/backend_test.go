@@ -367,7 +367,7 @@ func start(t *testing.T, env ...string) *example {
 func (e *example) stop(t *testing.T, dir string) {
 	t.Helper()
 	if t.Failed() {
-		logs, _ := filepath.Glob(dir + "/*/*")
+		logs, _ := filepath.Glob(dir + "/tmp*/*")
 		for _, path := range logs {
 			if log, err := os.ReadFile(path); err == nil {
 				t.Logf("%s:\n%s", filepath.Base(path), log)
