@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
 	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
 	"github.com/caddyrooms/caddy-rooms/internal/freeport"
 )
@@ -72,6 +75,45 @@ func TestApplicationRefuses(t *testing.T) {
 				t.Errorf("answered with %d and %q, want %d and %q", status, detail, c.status, c.detail)
 			}
 		})
+	}
+}
+
+func TestApplicationMintsTokens(t *testing.T) {
+	a := startApplication(t, "127.0.0.1:1")
+	field, _ := a.signIn(t)
+	cookie, _, _ := strings.Cut(field, ";")
+	r, err := http.NewRequest("GET", "http://"+a.addr+"/token", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Cookie", cookie)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Token     string
+		ExpiresIn int64 `json:"expires_in"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := jwt.ParseSigned(answer.Token, []jose.SignatureAlgorithm{jose.HS256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims map[string]any
+	if err := parsed.Claims([]byte(tokenSecret), &claims); err != nil {
+		t.Fatal(err)
+	}
+	expires, _ := claims["exp"].(float64)
+	if left := time.Until(time.Unix(int64(expires), 0)); answer.ExpiresIn != 300 || left < time.Minute || left > 5*time.Minute {
+		t.Errorf("the token expires in %s, said to be %d s, want 300 s", left, answer.ExpiresIn)
+	}
+	delete(claims, "exp")
+	if got := fmt.Sprint(claims); got != "map[rooms:map[lobby:[join presence]] sub:ann]" {
+		t.Errorf("the token has %s", got)
 	}
 }
 

@@ -68,8 +68,30 @@ func TestBackend(t *testing.T) {
 	// Who comes later reads it, in the order in which it was said.
 	cid := open(t, browser, example.urls[1], "cid")
 	cid.Sees(t, fmt.Sprintf(`[...document.querySelectorAll("#messages .text")].map((e) => e.textContent).join("|") === %q`, "hello <b>bob</b>|hello ann|once|twice"))
-	cid.Do(t, "signing out", chromedp.Click(chromedp.CSS("#sign-out")))
-	cid.Sees(t, `document.querySelector("#state").dataset.state === "signed-out" && document.querySelector("#sign-in").open`)
+
+	// Who signs out is sent away everywhere, and may come back where he has signed in by himself.
+	phone := open(t, browser, example.urls[0], "cid")
+	cid.signOut(t)
+	phone.Sees(t, `document.querySelector("#state").dataset.state === "closed"`)
+	ann.Sees(t, here("ann", "bob"))
+
+	// What was said meanwhile comes before what is said since, however late it is read.
+	bob.say(t, "missed")
+	bob.Sees(t, sent("missed"))
+	phone.Run(t, `{
+		const real = window.fetch, released = new Promise((resolve) => { window.release = resolve; });
+		window.fetch = async (path, options) => {
+			if (path === "/messages") await released;
+			return real(path, options);
+		};
+	}`)
+	phone.Do(t, "connecting again", chromedp.Click(chromedp.CSS("#reconnect")))
+	phone.Sees(t, ready)
+	ann.say(t, "live")
+	phone.Sees(t, shows("ann", "live", 1))
+	phone.Run(t, `release()`)
+	phone.Sees(t, `[...document.querySelectorAll("#messages .text")].slice(-2).map((e) => e.textContent).join("|") === "missed|live"`)
+	phone.signOut(t)
 	ann.Sees(t, here("ann", "bob"))
 
 	// The page may listen, and no more.
@@ -270,6 +292,12 @@ func open(t *testing.T, browser context.Context, url, user string) *page {
 		chromedp.Click(chromedp.CSS("#enter")))
 	p.Sees(t, ready)
 	return p
+}
+
+func (p *page) signOut(t *testing.T) {
+	t.Helper()
+	p.Do(t, "signing out", chromedp.Click(chromedp.CSS("#sign-out")))
+	p.Sees(t, `document.querySelector("#state").dataset.state === "signed-out" && document.querySelector("#sign-in").open`)
 }
 
 // say types text and sends it, when that is possible.
