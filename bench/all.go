@@ -114,7 +114,7 @@ func (w *workshop) try(ctx context.Context, t *trial) (figures, error) {
 	}
 	defer s.stop()
 	o := t.load
-	o.URL, o.PID, o.Admin, o.Redis, o.Speech = s.URL, s.PID, s.Admin, s.Redis, s.Speech
+	o.URL, o.PID, o.Admin, o.Redis, o.API, o.Secret, o.Speech = s.URL, s.PID, s.Admin, s.Redis, s.API, s.Secret, s.Speech
 	if err := o.validate(); err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ var known = []knownFigure{
 	{"deliveries_per_s", "%.0f deliveries/s", true},
 	{"delivered_percent", "%.1f %% delivered", true},
 	{"us_per_delivery", "%.2f us of server CPU a delivery", true},
+	{"us_per_publish", "%.1f us a publish", true},
 	{"allocs_per_delivery", "%.3f allocations a delivery", true},
 	{"bytes_per_delivery", "%.0f bytes a delivery", true},
 	{"p50_ms", "p50 %.2f ms", true},

@@ -88,6 +88,8 @@ func TestModes(t *testing.T) {
 		{"fanout, bare and merged", bareServer("-merge", "16"), options{Mode: "fanout"}, delivered, nil},
 		{"fanout, bare with TLS", bareServer("-tls"), options{Mode: "fanout"}, delivered, nil},
 		{"rooms", caddy, options{Mode: "fanout", RoomSize: 5}, inHeap, nil},
+		{"over the API", caddy, options{Mode: "fanout", Batch: 1}, append(slices.Clone(inHeap), "us_per_publish"), nil},
+		{"over the API with Redis, seven at once", caddyServer("http", true, unlimited), options{Mode: "fanout", Batch: 7}, inHeap, nil},
 		{"stalled", caddy, options{Mode: "fanout", Stalled: 2, Size: 20_000}, inHeap, []string{"kb_per_stalled", "kernel_kb_per_stalled"}},
 		{"chat", caddy, options{Mode: "chat", RoomSize: 5}, inHeap, nil},
 		{"idle", caddy, options{Mode: "idle", Rooms: 3}, []string{"goroutines_per_conn"}, []string{"kb_per_conn"}},

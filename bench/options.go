@@ -27,6 +27,9 @@ type options struct {
 	Size     int     // of a payload, in bytes
 	Deflate  bool
 	Stalled  int // further members of the first room, who do not read
+	API      string
+	Secret   string // of the API
+	Batch    int    // messages of a request to the API; 0: a client publishes
 	Warm     time.Duration
 	Time     time.Duration // that is measured
 }
@@ -50,6 +53,9 @@ func (o *options) flags(f *flag.FlagSet) {
 	f.IntVar(&o.Size, "size", 128, "`bytes` of a message's data")
 	f.BoolVar(&o.Deflate, "deflate", false, "offer permessage-deflate; what is compressed is counted, and not looked into")
 	f.IntVar(&o.Stalled, "stalled", 0, "how many further `clients` of the first room do not read (fanout)")
+	f.IntVar(&o.Batch, "batch", 0, "publish over the HTTP API, so many `messages` a request; 0: over a connection (fanout)")
+	f.StringVar(&o.API, "api", "", "the `URL` at which the HTTP API begins")
+	f.StringVar(&o.Secret, "secret", "", "the `secret` of the HTTP API")
 	f.DurationVar(&o.Warm, "warm", time.Second, "how long messages flow before it is measured")
 	f.DurationVar(&o.Time, "time", 8*time.Second, "how long it is measured")
 }
@@ -77,6 +83,10 @@ func (o *options) validate() error {
 		return fmt.Errorf("-clients %d in rooms of -room-size %d: with -mode chat all rooms must be full, of 2 or more", o.Clients, o.RoomSize)
 	case o.Rate <= 0 && (o.Mode == "fanout" || o.Mode == "chat"):
 		return fmt.Errorf("-rate %v: it must be more than 0", o.Rate)
+	case o.Batch < 0 || o.Batch > 100:
+		return fmt.Errorf("-batch %d: it must be 0 to 100", o.Batch)
+	case o.Batch > 0 && (o.Mode != "fanout" || o.API == ""):
+		return errors.New("-batch needs -mode fanout and -api, as in: -api http://localhost:8080/api")
 	case o.Time <= 0 || o.Warm < 0:
 		return errors.New("-time must be more than 0, -warm 0 or more")
 	case !slices.Contains([]string{"full", "count", "none"}, o.Presence):

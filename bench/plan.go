@@ -217,6 +217,20 @@ func plan(measured time.Duration) []group {
 			{title: "joins with presence and Redis, rooms of 10: us of server CPU", figure: "us_per_join", format: "%.0f", peer: "peer"},
 		},
 	})
+	for _, clients := range []int{1, 10, 100} {
+		socket := traffic(1000, clients, 128)
+		single, hundred := socket, socket
+		single.Batch, hundred.Batch = 1, 100
+		title := fmt.Sprintf("1,000 msg/s over the HTTP API to %d members", clients)
+		add(group{
+			name:   fmt.Sprintf("api-%d", clients),
+			trials: []trial{{"single", "", ours, single}, {"hundred", "", ours, hundred}, {"socket", "", ours, socket}},
+			rows: []row{
+				{title: title + ": us of server CPU a message", figure: "us_per_publish", format: "%.1f", base: "socket", baseNote: "over a socket", goal: goal{ratio: 2}},
+				{title: title + ", 100 a request: us of server CPU a message", figure: "us_per_publish", format: "%.1f", ours: "hundred", base: "socket", baseNote: "over a socket"},
+			},
+		})
+	}
 	members := still("idle", 10_000, 10, "full")
 	members.Rooms, members.Warm, members.Time = 10, 5*time.Second, 25*time.Second
 	nobody := still("idle", 1, 1, "full")

@@ -18,7 +18,7 @@ import (
 
 // server is a process that is measured, and the Redis that it uses.
 type server struct {
-	options // what tells where it is: URL, PID, Admin, Redis, Speech
+	options // what tells where it is: URL, PID, Admin, Redis, API, Secret, Speech
 	process *process
 	store   *process // nil without Redis
 }
@@ -50,6 +50,7 @@ func caddyServer(scheme string, withRedis bool, lines ...string) launcher {
 			return s.give(err)
 		}
 		s.URL, s.Admin = "ws://"+addr+"/ws", admin(endpoint)
+		s.API, s.Secret = scheme+"://"+addr+"/api", benchSecret
 		if scheme == "https" {
 			s.URL = "wss://" + addr + "/ws"
 		}
@@ -68,6 +69,9 @@ func caddyServer(scheme string, withRedis bool, lines ...string) launcher {
 	}
 }
 
+// benchSecret is of the HTTP API of servers that live for one measurement.
+const benchSecret = "of-nobody-but-the-benchmark"
+
 func caddyfile(scheme, addr, endpoint string, directives []string) string {
 	certificate := ""
 	if scheme == "https" {
@@ -85,8 +89,11 @@ func caddyfile(scheme, addr, endpoint string, directives []string) string {
 		anonymous
 		%s
 	}
+	rooms_api /api/* {
+		secret %q
+	}
 }
-`, endpoint, scheme, addr, certificate, strings.Join(directives, "\n\t\t"))
+`, endpoint, scheme, addr, certificate, strings.Join(directives, "\n\t\t"), benchSecret)
 }
 
 // bareServer returns the launcher of the bare loop.

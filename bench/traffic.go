@@ -25,14 +25,17 @@ func fanout(m *measurement) error {
 			return err
 		}
 	}
-	publisher, err := m.connect(1, first)
+	audience := min(m.RoomSize, m.Clients)
+	if m.Batch > 0 {
+		b := openBackend(m.ctx, m.options, m.meter, m.rooms(0)[0])
+		defer b.close()
+		return m.traffic([]publisher{b}, audience, stalled)
+	}
+	publishing, err := m.connect(1, first)
 	if err != nil {
 		return err
 	}
-	if err := m.traffic(publisher, min(m.RoomSize, m.Clients), stalled); err != nil {
-		return err
-	}
-	return nil
+	return m.traffic([]publisher{publishing[0]}, audience, stalled)
 }
 
 // chat measures many rooms in which everybody publishes.
@@ -41,11 +44,15 @@ func chat(m *measurement) error {
 	if err != nil {
 		return err
 	}
-	return m.traffic(conns, m.RoomSize-1, nil)
+	publishers := make([]publisher, len(conns))
+	for i, c := range conns {
+		publishers[i] = c
+	}
+	return m.traffic(publishers, m.RoomSize-1, nil)
 }
 
 // traffic has the publishers publish in turn, and measures what is delivered to an audience of so many for each message.
-func (m *measurement) traffic(publishers []*conn, audience int, stalled []*conn) error {
+func (m *measurement) traffic(publishers []publisher, audience int, stalled []*conn) error {
 	m.meter.audience = audience
 	var before, after collected
 	var err error
@@ -114,11 +121,12 @@ func (m *measurement) traffic(publishers []*conn, audience int, stalled []*conn)
 		f["p50_ms"], f["p99_ms"] = milliseconds(m.meter.latency.quantile(.5)), milliseconds(m.meter.latency.quantile(.99))
 		f["last_p50_ms"], f["last_p99_ms"] = milliseconds(m.meter.last.quantile(.5)), milliseconds(m.meter.last.quantile(.99))
 	}
-	if publishers[0].deflate {
+	if m.conns[0].deflate {
 		f["deflated"] = 1
 	}
 	if known {
 		f["us_per_delivery"] = float64((cpu1.server - cpu0.server).Microseconds()) / deliveries
+		f["us_per_publish"] = float64((cpu1.server - cpu0.server).Microseconds()) / n
 		f["server_cores"] = (cpu1.server - cpu0.server).Seconds() / seconds
 		f["client_cores"] = (cpu1.clients - cpu0.clients).Seconds() / seconds
 	}

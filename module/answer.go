@@ -10,16 +10,19 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
 	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
 // withStatus gives the errors of hub and store the status that they mean.
 func withStatus(err error) error {
 	switch {
-	case errors.Is(err, presence.ErrInvalid):
+	case errors.Is(err, presence.ErrInvalid), errors.Is(err, hub.ErrBadBan), errors.Is(err, hub.ErrBadSlowMode):
 		return badRequest("%w", err)
-	case errors.Is(err, hub.ErrClosing), errors.Is(err, presence.ErrClosed):
+	case errors.Is(err, hub.ErrClosing), errors.Is(err, presence.ErrClosed), errors.Is(err, moderation.ErrClosed):
 		return statusError(http.StatusServiceUnavailable, "the hub is being closed")
+	case errors.Is(err, moderation.ErrTooMany):
+		return statusError(http.StatusServiceUnavailable, "there are too many (allowed: %d bans and %d slow modes)", moderation.MaxBans, moderation.MaxSlowModes)
 	}
 	return err
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddyrooms/caddy-rooms/internal/hub"
 )
 
 func init() {
@@ -139,6 +141,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	if !a.gate.wait(r.Context()) {
 		return statusError(http.StatusServiceUnavailable, "the configuration is not live")
+	}
+	if state := a.hub.State(); state != hub.StateOpen && !route.always {
+		return statusError(http.StatusServiceUnavailable, "the hub is %s", state)
 	}
 	return withStatus(route.serve(w, r, a.hub))
 }

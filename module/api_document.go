@@ -35,12 +35,3 @@ func getDocument(w http.ResponseWriter, r *http.Request, _ *sharedHub) error {
 	writeAnswer(w, http.StatusOK, "application/json", document)
 	return nil
 }
-
-func getHealth(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
-	strict, err := readStrict(r)
-	if err != nil {
-		return err
-	}
-	health := h.health()
-	return writeJSON(w, readyStatus(health.Status, strict), health)
-}

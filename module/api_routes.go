@@ -12,12 +12,29 @@ import (
 type apiRoute struct {
 	method, path string
 	serve        func(w http.ResponseWriter, r *http.Request, h *sharedHub) error
+	always       bool // also while the hub drains
 }
 
 // apiRoutes are all routes. A GET is a HEAD too.
 var apiRoutes = []apiRoute{
-	{http.MethodGet, "/health", getHealth},
-	{http.MethodGet, "/openapi.json", getDocument},
+	{http.MethodPost, "/rooms/{room}/messages", publishToRoom, false},
+	{http.MethodPost, "/users/{user}/messages", publishToUser, false},
+	{http.MethodPost, "/messages", publishBatch, false},
+	{http.MethodGet, "/rooms", listRooms, false},
+	{http.MethodGet, "/rooms/{room}", getRoom, false},
+	{http.MethodGet, "/rooms/{room}/members", listMembers, false},
+	{http.MethodPost, "/rooms/{room}/kick", kickOut, false},
+	{http.MethodPut, "/rooms/{room}/limits", putRoomLimits, false},
+	{http.MethodDelete, "/rooms/{room}/limits", deleteRoomLimits, false},
+	{http.MethodGet, "/users/{user}", getUser, false},
+	{http.MethodPost, "/users/{user}/disconnect", disconnectUser, false},
+	{http.MethodDelete, "/users/{user}/ban", liftBan, false},
+	{http.MethodPost, "/users/{user}/join", joinRoom, false},
+	{http.MethodPost, "/users/{user}/leave", leaveRoom, false},
+	{http.MethodDelete, "/limits/{limit}/{key}", resetLimit, false},
+	{http.MethodGet, "/stats", getStats, false},
+	{http.MethodGet, "/health", getHealth, true},
+	{http.MethodGet, "/openapi.json", getDocument, true},
 }
 
 // match returns the names in a path whose segments are given escaped.

@@ -17,7 +17,9 @@ import (
 
 	"github.com/caddyrooms/caddy-rooms/internal/bus"
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/idempotency"
 	"github.com/caddyrooms/caddy-rooms/internal/metrics"
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/presence"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
@@ -54,15 +56,16 @@ type hubKey struct {
 // sharedHub is a hub with what its policies are made of.
 type sharedHub struct {
 	*hub.Hub
-	key     hubKey
-	log     logTarget
-	logger  *zap.Logger // writes to log
-	metrics *metrics.Hub
-	events  *announcer
-	db      *redisdb.DB // nil: in memory
-	local   *ratelimit.Memory
-	cluster ratelimit.Limiter // nil: in memory
-	base    string            // what the keys and channels begin with; empty: in memory
+	key      hubKey
+	log      logTarget
+	logger   *zap.Logger // writes to log
+	metrics  *metrics.Hub
+	events   *announcer
+	db       *redisdb.DB // nil: in memory
+	local    *ratelimit.Memory
+	cluster  ratelimit.Limiter // nil: in memory
+	requests idempotency.Store // of the API
+	base     string            // what the keys and channels begin with; empty: in memory
 
 	database string          // the name of the presence database; "" for none; used as the configuration is put in force
 	telling  presence.Events // what other programs are told of presence; as database
@@ -92,12 +95,13 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 	logger = s.log.logger(string(Handler{}.CaddyModule().ID))
 	s.logger, s.events = logger, newAnnouncer(key.name, logger)
 	opts := hub.Options{
-		Node: hub.NewNodeID(), Logger: logger, Metrics: s.metrics, Timeout: time.Second,
+		Node: hub.NewNodeID(), Logger: logger, Metrics: s.metrics, Timeout: time.Second, Limiter: s.local,
 		Exceeded: func(l *hub.Limit) {
 			s.events.announce(eventLimitExceeded, map[string]any{"limit": l.Name, "on": string(l.On)})
 		},
 	}
 	if redis == nil {
+		s.requests = idempotency.NewMemory()
 		opts.Open = func(o presence.Observer, _ bus.Receiver) hub.Backend {
 			s.open()
 			return hub.Backend{Store: presence.NewMemory(presence.Options{Logger: logger}, o), Bus: bus.Local{}}
@@ -114,6 +118,8 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 	s.db.OnChange(s.announceRedis(server.Redacted()))
 	s.db.OnChange(func(bool) { s.told.Store(true) })
 	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
+	opts.Limiter = ratelimit.Fallback{Shared: s.cluster, Local: s.local}
+	s.requests = idempotency.NewRedis(s.db.Commands(), opts.Base, 0)
 	opts.Open = func(o presence.Observer, r bus.Receiver) hub.Backend {
 		s.open()
 		s.db.Start()
@@ -131,7 +137,10 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 		store.SetEvents(s.telling)
 		store.Start()
 		s.shared.Store(&sharing{store, b})
-		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true, Up: s.db.Up}
+		table := moderation.New(moderation.Options{
+			Client: s.db.Commands(), Base: opts.Base, Timeout: opts.Timeout, Logger: logger.Named("moderation"),
+		})
+		return hub.Backend{Store: store, Bus: b, Feed: store, Shared: true, Up: s.db.Up, Moderation: table}
 	}
 	s.Hub = hub.New(opts)
 	return s

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddyrooms/caddy-rooms/internal/hub"
 	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
 
@@ -92,6 +93,9 @@ func (h *Handler) validateLimits() error {
 	for _, l := range h.Limits {
 		if err := checkName("limit", l.Name); err != nil {
 			return err
+		}
+		if l.Name == hub.SlowModeLimit {
+			return fmt.Errorf("limit %q: the name is that of slow modes, which moderators set; take another one", l.Name)
 		}
 		if names[l.Name] {
 			return fmt.Errorf("limit %q is repeated", l.Name)

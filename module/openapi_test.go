@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -50,10 +51,11 @@ func (c *contract) check(t *testing.T, req *http.Request, body []byte, resp *htt
 	if req.Method == http.MethodHead {
 		return // an answer without its body
 	}
-	if resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode == http.StatusNotFound && !strings.HasPrefix(req.URL.Path, "/api/limits/") {
-		// The document has no place for these. They are problems as any other.
-		again.Method, again.URL = http.MethodGet, again.URL.JoinPath("/")
-		again.URL.Path, again.URL.RawPath, again.URL.RawQuery = c.base+"/stats", "", ""
+	if _, err := (&API{PathPrefix: c.base}).route(httptest.NewRecorder(), again); err != nil || strings.Contains(req.URL.Path, "//") {
+		// The document has no place for it. The answer is a problem as any other.
+		there := *again.URL
+		there.Path, there.RawPath, there.RawQuery = c.base+"/stats", "", ""
+		again.Method, again.URL = http.MethodGet, &there
 		copied := *resp
 		copied.StatusCode = http.StatusInternalServerError
 		resp, badRequest = &copied, true

@@ -55,6 +55,7 @@ func showMembersPage(page presence.Snapshot) shownMembers {
 
 type shownConnection struct {
 	Conn   string   `json:"conn"`
+	Node   string   `json:"node,omitempty"` // of all instances
 	User   string   `json:"user,omitempty"` // left out where it is said already
 	Device string   `json:"device,omitempty"`
 	Since  int64    `json:"since"`
@@ -64,7 +65,7 @@ type shownConnection struct {
 func shownConnections(connections []hub.Connection) []shownConnection {
 	list := make([]shownConnection, len(connections))
 	for i, c := range connections {
-		list[i] = shownConnection{c.ID, c.User, c.Device, c.Since.UnixMilli(), c.Rooms}
+		list[i] = shownConnection{Conn: c.ID, User: c.User, Device: c.Device, Since: c.Since.UnixMilli(), Rooms: c.Rooms}
 	}
 	return list
 }

@@ -72,6 +72,9 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		return h.refuseClient(w, r, speaks, refusal)
 	}
 	announce(r, repl, &client)
+	if _, banned := h.hub.Banned(client.User); banned {
+		return h.refuseClient(w, r, speaks, &wire.Error{Code: wire.Forbidden, Message: "banned"})
+	}
 	if limit, decision := endpoint.Pace(r.Context()); limit != nil {
 		if speaks {
 			// Unlike a client over a limit of its own, this one did nothing wrong, and a browser can't read when to come back.
@@ -104,11 +107,14 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// refuseClient answers a client that could not be identified.
+// refuseClient answers a client that could not be identified, or is banned.
 func (h *Handler) refuseClient(w http.ResponseWriter, r *http.Request, speaks bool, refusal *wire.Error) error {
 	code, status := wire.CloseUnauthorized, http.StatusUnauthorized
-	if refusal.Code == wire.Unavailable {
+	switch refusal.Code { //nolint:exhaustive // no other
+	case wire.Unavailable:
 		code, status = wire.CloseUnavailable, http.StatusServiceUnavailable
+	case wire.Forbidden:
+		code, status = wire.CloseForbidden, http.StatusForbidden
 	}
 	switch {
 	case speaks:

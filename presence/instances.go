@@ -2,14 +2,17 @@ package presence
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // Instances implements Store.
 func (m *Memory) Instances(context.Context) ([]string, error) {
-	return []string{nodeOf(m.boot)}, m.open()
+	if err := m.open(); err != nil {
+		return nil, err
+	}
+	return []string{nodeOf(m.boot)}, nil
 }
 
 // Instances implements Store.
@@ -19,24 +22,25 @@ func (s *Redis) Instances(ctx context.Context) ([]string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	pipe := s.client.Pipeline()
-	now, leases, counters := pipe.Time(ctx), pipe.ZRangeWithScores(ctx, s.keys.leases(), 0, -1), pipe.HKeys(ctx, s.keys.counters())
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, fmt.Errorf("presence: reading the instances: %w", err)
+	var leases func() (ends map[string]float64, now float64)
+	var writers *redis.StringSliceCmd
+	if err := s.inquiry().ask(ctx, func(pipe redis.Pipeliner) {
+		leases, writers = s.readLeases(ctx, pipe), pipe.HKeys(ctx, s.keys.counters())
+	}); err != nil {
+		return []string{nodeOf(s.boot)}, err
 	}
-	alive := make(map[string]bool)
-	for _, l := range leases.Val() {
-		alive[l.Member.(string)] = l.Score > float64(now.Val().UnixMilli())
-	}
-	var nodes []string
-	for _, iid := range counters.Val() { // who has given up its lease has none
-		if alive[iid] {
-			nodes = append(nodes, nodeOf(bootOf(iid)))
+	ends, now := leases()
+	boots := []string{s.boot}
+	for _, iid := range writers.Val() {
+		if ends[iid] > now {
+			boots = append(boots, bootOf(iid))
 		}
 	}
+	slices.Sort(boots)
+	var nodes []string
+	for _, boot := range slices.Compact(boots) { // one that has a new name has two leases until the former one is given up
+		nodes = append(nodes, nodeOf(boot))
+	}
 	slices.Sort(nodes)
-	return slices.Compact(nodes), nil // one that has lost its lease and taken another is there twice for a while
+	return nodes, nil
 }
-
-// nodeOf returns the name of the instance whose life has that name.
-func nodeOf(boot string) string { return boot[:max(strings.LastIndexByte(boot, '-'), 0)] }

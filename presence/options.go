@@ -9,7 +9,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Options are the settings of a store. The zero value works. [Memory] uses the Logger only.
+// Options are the settings of a store. The zero value works. [Memory] uses Logger and Node only.
 type Options struct {
 	// Prefix is what all keys and channels in Redis begin with; default "rooms:{default}". Every key of a store must be in
 	// one hash slot: with Redis Cluster, the prefix must hold a hash tag in braces.

@@ -186,8 +186,8 @@ type Store interface {
 	RoomCount(ctx context.Context, room string) (RoomCount, error)
 	// CountRooms returns how many rooms have members, with an error as Rooms does.
 	CountRooms(ctx context.Context) (int, error)
-	// Instances returns the names of the instances that are alive now, this one included, in no order: those whose leases run and that have not
-	// given up theirs.
+	// Instances returns the nodes of the instances that run, by their leases, this one included, sorted: one for each instance, also of those that
+	// have the same name. One that has died is among them for up to a lease, one that was closed is not. With an error, as Rooms has it, it is this one alone.
 	Instances(ctx context.Context) ([]string, error)
 
 	// SetArchive has the store tell a from now on, and begins with who is online here; nil has it tell nobody. It returns the archive that was

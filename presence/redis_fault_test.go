@@ -78,6 +78,13 @@ func (c *cluster) disagreement(room string, stores []int) string {
 	if listed := c.listed(room); listed != (len(rows) > 0) {
 		return fmt.Sprintf("%d are in, and that the room is listed is %t", len(rows), listed)
 	}
+	ends, err := c.redis.TTL(c.t.Context(), c.nodes[0].keys.seq(room)).Result()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if len(rows) > 0 && ends >= 0 {
+		return fmt.Sprintf("%d are in, and the sequence ends in %s", len(rows), ends)
+	}
 	for _, i := range stores {
 		r, err := c.nodes[i].lockRoom(room)
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"go.uber.org/zap"
 )
 
@@ -257,21 +258,33 @@ func (s *Redis) leases(ctx context.Context) (ends map[string]float64, now float6
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	pipe := s.client.Pipeline()
-	clock := pipe.Time(ctx)
-	rows := pipe.ZRangeWithScores(ctx, s.keys.leases(), 0, -1)
+	read := s.readLeases(ctx, pipe)
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, 0, err
 	}
-	ends = map[string]float64{}
-	for _, row := range rows.Val() {
-		iid, _ := row.Member.(string)
-		ends[iid] = row.Score
+	ends, now = read()
+	return ends, now, nil
+}
+
+// readLeases asks in a pipeline for what leases returns, and returns what tells it afterwards.
+func (s *Redis) readLeases(ctx context.Context, pipe redis.Pipeliner) func() (ends map[string]float64, now float64) {
+	clock := pipe.Time(ctx)
+	rows := pipe.ZRangeWithScores(ctx, s.keys.leases(), 0, -1)
+	return func() (map[string]float64, float64) {
+		ends := map[string]float64{}
+		for _, row := range rows.Val() {
+			iid, _ := row.Member.(string)
+			ends[iid] = row.Score
+		}
+		return ends, float64(clock.Val().UnixMilli())
 	}
-	return ends, float64(clock.Val().UnixMilli()), nil
 }
 
 // bootOf returns what all names of an instance begin with.
 func bootOf(iid string) string { return iid[:max(strings.LastIndexByte(iid, '-'), 0)] }
+
+// nodeOf returns the readable name of an instance, given what all its names begin with: that is made as they are.
+func nodeOf(boot string) string { return bootOf(boot) }
 
 // dispose removes what a former name of this instance left behind.
 func (s *Redis) dispose(ctx context.Context, old string) error {

@@ -154,6 +154,21 @@ func TestRedisRoomsTurnEmpty(t *testing.T) {
 	}
 }
 
+// TestRedisRoomsOccupiedAgain empties a room, on either of two instances, and has somebody come back on either.
+func TestRedisRoomsOccupiedAgain(t *testing.T) {
+	c := startCluster(t, redistest.Start(t), 2, Options{})
+	c.openAll("r")
+	c.view("r")
+	for k := range 8 {
+		id := fmt.Sprint("c", k)
+		c.sameDevice(k/2, id, id)
+		c.join(k/2, "r", id, State{})
+		c.consistent("r", 0, 1)
+		c.leave(k/2, "r", id)
+		c.consistent("r", 0, 1)
+	}
+}
+
 // TestRedisRoomsWithoutRedis asks for the rooms while Redis is out of reach, and after it came back without its data.
 func TestRedisRoomsWithoutRedis(t *testing.T) {
 	server := redistest.Start(t)

@@ -232,6 +232,7 @@ func runSuite(t *testing.T, start func(t *testing.T, n int) *site) {
 		"user":                          testUser,
 		"paging":                        testPaging,
 		"rooms":                         testRooms,
+		"instances":                     testInstances,
 		"invalid names":                 testInvalid,
 		"calls at the wrong time":       testWrongTime,
 		"closing a room":                testCloseRoom,

@@ -12,8 +12,9 @@ const maxDenials = 1 << 16
 type denials struct {
 	most int
 
-	mu    sync.Mutex
-	byKey map[string]denial // guarded by mu
+	mu     sync.Mutex
+	byKey  map[string]denial // guarded by mu
+	resets uint64            // calls of forget; guarded by mu
 }
 
 // denial is what Redis said, in the time of this process. Redis spoke between asking it and its answer: denials hold as if
@@ -28,25 +29,38 @@ func newDenials(most int) *denials {
 	return &denials{most: most, byKey: make(map[string]denial)}
 }
 
-// get returns the decision about key at now, if it is known to be denied.
-func (d *denials) get(key string, now time.Duration) (Decision, bool) {
+// get returns the decision about key at now, if it is known to be denied, else what put is to be given if Redis denies it.
+func (d *denials) get(key string, now time.Duration) (known Decision, ok bool, resets uint64) {
 	d.mu.Lock()
-	known, ok := d.byKey[key]
-	if ok && known.until <= now {
+	last, ok := d.byKey[key]
+	if ok && last.until <= now {
 		delete(d.byKey, key)
 		ok = false
 	}
+	resets = d.resets
 	d.mu.Unlock()
 	if !ok {
-		return Decision{}, false
+		return Decision{}, false, resets
 	}
-	return decision(false, 0, known.reset-now, known.next-now), true
+	return decision(false, 0, last.reset-now, last.next-now), true, resets
 }
 
-// put remembers last, which left nothing of key and came between asked and answered.
-func (d *denials) put(key string, last Decision, asked, answered time.Duration) {
+// forget forgets what is known of key, and what is being asked.
+func (d *denials) forget(key string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.resets++
+	delete(d.byKey, key)
+}
+
+// put remembers last, which left nothing of key and came between asked and answered, unless something was forgotten since get has returned
+// resets: then last may be of before. That it was another key costs one call.
+func (d *denials) put(key string, last Decision, asked, answered time.Duration, resets uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if resets != d.resets {
+		return
+	}
 	if len(d.byKey) >= d.most {
 		for k := range d.byKey { // any one will do: forgetting a denial costs one call
 			delete(d.byKey, k)

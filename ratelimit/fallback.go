@@ -61,5 +61,17 @@ func (f Fallback) Allow(ctx context.Context, limit Limit, key string) (Decision,
 	return d, nil
 }
 
+// Reset implements [Limiter]. An error is that of Shared.
+func (f Fallback) Reset(ctx context.Context, limit Limit, key string) error {
+	f.Local.Forget(limit, key)
+	return f.Shared.Reset(ctx, limit, key)
+}
+
+// Forget implements [Limiter].
+func (f Fallback) Forget(limit Limit, key string) {
+	f.Local.Forget(limit, key)
+	f.Shared.Forget(limit, key)
+}
+
 // Close implements [Limiter]. Shared and Local stay open: they are their owners'.
 func (f Fallback) Close() error { return nil }

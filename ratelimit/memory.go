@@ -68,7 +68,7 @@ type state interface {
 // Allow implements [Limiter]. It never waits; the only error is that of an invalid limit.
 func (m *Memory) Allow(_ context.Context, limit Limit, key string) (Decision, error) {
 	k := memoryKey{limit, subject(key)}
-	s := &m.shards[maphash.String(m.seed, k.key)%shards]
+	s := m.shard(k)
 	s.mu.Lock()
 	now := m.now() // under the lock, so that the times of a key are in order
 	st, ok := s.states[k]
@@ -87,6 +87,23 @@ func (m *Memory) Allow(_ context.Context, limit Limit, key string) (Decision, er
 		m.shards[m.hand.Add(1)%shards].sweep(now)
 	}
 	return d, nil
+}
+
+func (m *Memory) shard(k memoryKey) *shard { return &m.shards[maphash.String(m.seed, k.key)%shards] }
+
+// Reset implements [Limiter]. It never fails.
+func (m *Memory) Reset(_ context.Context, limit Limit, key string) error {
+	m.Forget(limit, key)
+	return nil
+}
+
+// Forget implements [Limiter]. There is nobody else: it is what Reset does.
+func (m *Memory) Forget(limit Limit, key string) {
+	k := memoryKey{limit, subject(key)}
+	s := m.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.states, k)
 }
 
 // Close implements [Limiter]; there is nothing to stop.

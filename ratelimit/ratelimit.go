@@ -85,6 +85,11 @@ type Limiter interface {
 	// Allow takes one event of limit for key, if one is left. A limiter that can't decide in time returns an error and a
 	// decision that means nothing: what to do then is the caller's policy.
 	Allow(ctx context.Context, limit Limit, key string) (Decision, error)
+	// Reset forgets what was counted of limit for key, so that all of it is free. After an error it may not be forgotten everywhere. Other
+	// processes that share the limiter go on denying what they have denied until Forget is called there as well.
+	Reset(ctx context.Context, limit Limit, key string) error
+	// Forget forgets what this process alone knows of limit and key, after Reset was called in another one. It waits for nobody.
+	Forget(limit Limit, key string)
 	// Close stops the limiter's goroutines.
 	Close() error
 }

@@ -43,7 +43,7 @@ type RedisOptions struct {
 //
 // What Redis has said about a key that has nothing left holds until the time that it named, because others can only push
 // that time later: such events are denied in the process. A flood costs one call for each event that is allowed. Deleting
-// a key in Redis lets somebody in at once only through processes that have not denied him yet.
+// a key in Redis lets somebody in at once only through processes that have not denied him yet; the others need [Redis.Forget].
 //
 // Checks that come while others are under way wait for these, and then go to Redis together: a round trip later at most, and much
 // cheaper for Redis than each alone.
@@ -103,8 +103,9 @@ func (r *Redis) Allow(ctx context.Context, limit Limit, key string) (Decision, e
 	}
 	k := redisKey(r.prefix, limit, key)
 	asked := r.now()
-	if d, ok := r.denied.get(k, asked); ok {
-		return d, nil
+	known, ok, resets := r.denied.get(k, asked)
+	if ok {
+		return known, nil
 	}
 	if !r.breaker.allow(asked) {
 		return Decision{}, ErrUnavailable
@@ -119,10 +120,31 @@ func (r *Redis) Allow(ctx context.Context, limit Limit, key string) (Decision, e
 	}
 	r.breaker.succeeded()
 	if d.Remaining == 0 {
-		r.denied.put(k, d, asked, r.now())
+		r.denied.put(k, d, asked, r.now(), resets)
 	}
 	return d, nil
 }
+
+// Reset implements [Limiter].
+func (r *Redis) Reset(ctx context.Context, limit Limit, key string) error {
+	defer r.Forget(limit, key) // behind it: what is asked meanwhile may be denied by what is not forgotten yet
+	if !r.breaker.allow(r.now()) {
+		return ErrUnavailable
+	}
+	ctx, cancel := context.WithTimeout(redisdb.For(ctx, "limit"), r.timeout)
+	defer cancel()
+	if err := r.client.Del(ctx, redisKey(r.prefix, limit, key)).Err(); err != nil {
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			r.breaker.failed(r.now())
+		}
+		return fmt.Errorf("ratelimit: resetting: %w", err)
+	}
+	r.breaker.succeeded()
+	return nil
+}
+
+// Forget implements [Limiter].
+func (r *Redis) Forget(limit Limit, key string) { r.denied.forget(redisKey(r.prefix, limit, key)) }
 
 // ask has the script of a limit run, and waits for its reply.
 func (r *Redis) ask(ctx context.Context, l Limit, key string) (Decision, error) {

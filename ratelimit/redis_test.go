@@ -72,15 +72,15 @@ func TestAFloodCostsFewCalls(t *testing.T) {
 func TestDenialsAreBounded(t *testing.T) {
 	d := newDenials(100)
 	for i := range 1000 {
-		d.put(fmt.Sprint(i), Decision{Next: time.Second, Reset: time.Minute}, 0, 0)
+		d.put(fmt.Sprint(i), Decision{Next: time.Second, Reset: time.Minute}, 0, 0, 0)
 	}
 	if len(d.byKey) != 100 {
 		t.Errorf("%d denials, want 100", len(d.byKey))
 	}
-	if _, ok := d.get("999", 0); !ok {
+	if _, ok, _ := d.get("999", 0); !ok {
 		t.Error("the latest denial is forgotten")
 	}
-	if _, ok := d.get("999", time.Second); ok || len(d.byKey) != 99 {
+	if _, ok, _ := d.get("999", time.Second); ok || len(d.byKey) != 99 {
 		t.Error("a denial that is over is kept")
 	}
 }
@@ -89,13 +89,13 @@ func TestDenialsAreBounded(t *testing.T) {
 func TestADenialAllowsForTheRoundTrip(t *testing.T) {
 	d := newDenials(1)
 	const asked, answered = 100 * time.Millisecond, 140 * time.Millisecond
-	d.put("key", Decision{Next: time.Second, Reset: 2 * time.Second}, asked, answered)
-	got, ok := d.get("key", time.Second)
+	d.put("key", Decision{Next: time.Second, Reset: 2 * time.Second}, asked, answered, 0)
+	got, ok, _ := d.get("key", time.Second)
 	want := Decision{RetryAfter: 140 * time.Millisecond, Next: 140 * time.Millisecond, Reset: 1140 * time.Millisecond}
 	if !ok || got != want {
 		t.Errorf("%+v, %t, want %+v", got, ok, want)
 	}
-	if _, ok := d.get("key", asked+time.Second); ok {
+	if _, ok, _ := d.get("key", asked+time.Second); ok {
 		t.Error("denied although Redis may allow by now")
 	}
 }

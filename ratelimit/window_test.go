@@ -52,9 +52,10 @@ func TestNeverAboveTheLimit(t *testing.T) {
 
 // fixedWindow is the limiter that everyone writes first.
 type fixedWindow struct {
-	now   time.Duration
-	start time.Duration
-	count int
+	Limiter // what is not asked here
+	now     time.Duration
+	start   time.Duration
+	count   int
 }
 
 func (f *fixedWindow) Allow(_ context.Context, l Limit, _ string) (Decision, error) {

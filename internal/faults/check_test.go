@@ -236,7 +236,7 @@ func (c *cluster) read(ctx context.Context) (*stored, error) {
 			set(key, s.roomsOf, name)
 		case "ui":
 			set(key, s.usersOf, name)
-		case "x", "d", "rl": // sequences, who has left, and limits end by themselves
+		case "x", "d", "rl", "idem", "mod": // sequences, who has left, limits, and requests with a key end by themselves; what moderators have decided stays
 		default:
 			return nil, fmt.Errorf("unexpected key %s", key)
 		}

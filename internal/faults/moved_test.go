@@ -205,7 +205,7 @@ type place struct {
 	base  string
 }
 
-// empty returns what is left in a place, but for sequences and limits, which end by themselves.
+// empty returns what is left in a place, but for what ends by itself.
 func (p place) empty(c *cluster) error {
 	keys, err := p.store.Keys(c.Context(), p.base+":*").Result()
 	if err != nil {
@@ -213,7 +213,7 @@ func (p place) empty(c *cluster) error {
 	}
 	for _, key := range keys {
 		switch kind, _, _ := strings.Cut(strings.TrimPrefix(key, p.base+":"), ":"); kind {
-		case "x", "d", "rl": // they end by themselves
+		case "x", "d", "rl", "idem", "mod": // they end by themselves, or are to stay
 		default:
 			return fmt.Errorf("the old place has %d keys, one is %s", len(keys), key)
 		}

@@ -21,10 +21,12 @@ import (
 
 	"github.com/caddyrooms/caddy-rooms/internal/bus"
 	"github.com/caddyrooms/caddy-rooms/internal/metrics"
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 	"github.com/caddyrooms/caddy-rooms/presence"
+	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
 
 // Options is what a hub works with. The hub owns the store and the bus from Start to Close.
@@ -36,6 +38,9 @@ type Options struct {
 	Metrics *metrics.Hub // nil: nobody reads them
 	// Exceeded is called when a limit refuses something and has not within the last minute. It must not block. nil: nothing is.
 	Exceeded func(limit *Limit)
+
+	// Limiter decides on slow modes; nil: one in memory. It is the caller's, and is not closed.
+	Limiter ratelimit.Limiter
 
 	// Open makes the store and the bus and starts them. It is called once, when the hub starts, and waits for nobody.
 	Open func(presence.Observer, bus.Receiver) Backend
@@ -49,6 +54,8 @@ type Backend struct {
 	Shared bool
 	// Up tells whether these can be reached now; nil without them.
 	Up func() bool
+	// Moderation is what moderators have decided. It is not started yet. nil: a table in memory.
+	Moderation *moderation.Table
 	// Feed takes what the bus brings for a shared store; nil for one in memory.
 	Feed Feed
 }
@@ -82,9 +89,11 @@ type Hub struct {
 	sessions   map[string]*Session // by the id of the connection; guarded by sessionsMu
 	users      map[string]*Session // the first of each user; guarded by sessionsMu
 
-	coalesce   atomic.Int64  // nanoseconds
-	linger     atomic.Int64  // nanoseconds
-	fullUpTo   atomic.Int64  // members of a room; 0: no bound
+	coalesce      atomic.Int64             // nanoseconds
+	linger        atomic.Int64             // nanoseconds
+	fullUpTo      atomic.Int64             // members of a room; 0: no bound
+	slowDecisions func() metrics.Decisions // of slow modes, which show only once there is one
+
 	countEvery time.Duration // between two counts of a crowded room; another one in tests
 
 	messageEvents atomic.Pointer[messageEvents] // nil: nobody is told
@@ -113,11 +122,15 @@ func New(opts Options) *Hub {
 	if opts.Metrics == nil {
 		opts.Metrics = metrics.New("")
 	}
+	if opts.Limiter == nil {
+		opts.Limiter = ratelimit.NewMemory()
+	}
 	life, end := context.WithCancel(context.Background())
 	return &Hub{
 		life: life, end: end, opts: opts, logger: opts.Logger, connLog: opts.Logger.Named("conn"), metrics: opts.Metrics, id: opts.Node + "-" + randomID(6),
 		countEvery: time.Second, sessions: make(map[string]*Session), users: make(map[string]*Session), rooms: make(map[string]*room),
-		turns: make(map[string]time.Time), observed: make(map[string]*observation),
+		slowDecisions: sync.OnceValue(func() metrics.Decisions { return opts.Metrics.Limit(SlowModeLimit) }),
+		turns:         make(map[string]time.Time), observed: make(map[string]*observation),
 	}
 }
 
@@ -135,6 +148,10 @@ func (h *Hub) start() {
 	h.started.Do(func() {
 		h.pool = ws.NewPool(h.logger, h.metrics, ping)
 		h.backend = h.opts.Open(h, h)
+		if h.backend.Moderation == nil {
+			h.backend.Moderation = moderation.New(moderation.Options{})
+		}
+		h.backend.Moderation.Start(h.closeBanned)
 		h.unwatched = h.metrics.Watch(h.gauges)
 		h.running.Store(true)
 		if h.backend.Shared {
@@ -151,7 +168,9 @@ func (h *Hub) subscribeUsers() {
 	defer cancel()
 	if err := h.backend.Bus.Subscribe(ctx, redisdb.UsersChannel(h.opts.Base)); err != nil {
 		h.logger.Debug("subscribing to users", zap.Error(err))
+		return
 	}
+	h.backend.Moderation.Lost() // what was decided before
 }
 
 // Close gives every connection a notice and a close frame, spread over the longest drain of the endpoints, waits until they are gone, and
@@ -186,7 +205,7 @@ func (h *Hub) Close(exit <-chan struct{}) error {
 	defer cancel()
 	archived := make(chan error, 1)
 	go func() { archived <- h.closeArchive(ctx, h.backend.Store.SetArchive(nil)) }()
-	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Bus.Close(), <-archived)
+	err := errors.Join(h.backend.Store.Close(ctx, grace), h.backend.Moderation.Close(), h.backend.Bus.Close(), <-archived)
 	h.unwatched()
 	h.pool.Close()
 	return err

@@ -388,9 +388,10 @@ func TestStatusEverywhere(t *testing.T) {
 
 // limiter allows the first n events of each key.
 type limiter struct {
-	mu   sync.Mutex
-	n    int
-	keys map[string]int
+	ratelimit.Limiter // what is not asked here
+	mu                sync.Mutex
+	n                 int
+	keys              map[string]int
 }
 
 func (l *limiter) Allow(_ context.Context, limit ratelimit.Limit, key string) (ratelimit.Decision, error) {

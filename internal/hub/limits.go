@@ -196,6 +196,15 @@ func (s *Session) allow(action Action, req *wire.Request) bool {
 			return false
 		}
 	}
+	if action != OnPublish {
+		return true
+	}
+	if l := s.hub.slowModeOf(req.Room); l != nil {
+		if d := s.hub.decide(context.Background(), l, slowKey(req.Room, s.user)); !d.Allowed {
+			s.refuseLimit(req, l, d)
+			return false
+		}
+	}
 	return true
 }
 
@@ -256,7 +265,7 @@ func (s *Session) refuseLimit(req *wire.Request, l *Limit, d ratelimit.Decision)
 		s.refusals[l.Name] = r
 	}
 	now := time.Now()
-	if now.Sub(r.since) > l.Window {
+	if now.Sub(r.since) > l.floodWindow() {
 		r.since, r.count = now, 0
 	}
 	if r.count++; r.count >= floodFactor*l.Events {

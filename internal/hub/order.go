@@ -24,7 +24,8 @@ const (
 	tellAll  Deed = "tell all"  // all of them counted
 )
 
-// Order is what an operator wants done with a user's connections, or with one connection, wherever these are. One of User and Conn is set.
+// Order is what an operator wants done with a user's connections, or with one connection, wherever these are. One of User and Conn is set, or both: then
+// it is about the connection only if it is the user's.
 type Order struct {
 	Do   Deed   `json:"do"`
 	User string `json:"user,omitempty"`
@@ -76,7 +77,7 @@ func (h *Hub) ordered(o Order) []*Session {
 	if o.Conn == "" {
 		return h.sessionsOf(o.User)
 	}
-	if s := h.session(o.Conn); s != nil {
+	if s := h.session(o.Conn); s != nil && (o.User == "" || s.user == o.User) {
 		return []*Session{s}
 	}
 	return nil
@@ -104,7 +105,7 @@ func (h *Hub) eachOrdered(o Order, do func(*Session) bool) int {
 
 // release gives up the places that are held for connections that the user of an order has lost.
 func (h *Hub) release(o Order, reason presence.Reason) {
-	if o.User != "" {
+	if o.Conn == "" {
 		h.backend.Store.Release(o.User, o.Room, reason)
 	}
 }
@@ -117,9 +118,9 @@ func (o *Order) valid() bool {
 	case tellUser:
 		return o.User != ""
 	case Disconnect:
-		return (o.User == "") != (o.Conn == "")
+		return o.User != "" || o.Conn != ""
 	case Kick, Remove, Enter:
-		return (o.User == "") != (o.Conn == "") && o.Room != ""
+		return (o.User != "" || o.Conn != "") && o.Room != ""
 	}
 	return false
 }

@@ -31,7 +31,9 @@ func TestOrders(t *testing.T) {
 	}
 	do(Order{Do: Kick, User: "ann", Room: "elsewhere"}, 0)
 	do(Order{Do: Disconnect, Conn: "nobody"}, 0)
-	do(Order{Do: Disconnect, Conn: ann.Conn}, 1)
+	do(Order{Do: Disconnect, User: "bob", Conn: ann.Conn}, 0)
+	do(Order{Do: Kick, User: "bob", Conn: ann.Conn, Room: "lobby"}, 0)
+	do(Order{Do: Disconnect, User: "ann", Conn: ann.Conn}, 1)
 	bye := ann.Next("bye")
 	if _, in := bye["reconnect_in"]; bye["code"] != 4005.0 || bye["reason"] != "kicked" || in {
 		t.Errorf("bye %v", bye)
@@ -44,7 +46,7 @@ func TestOrders(t *testing.T) {
 	h.Receive(users, []byte("o"+h.id+" n1 1\n"+`{"do":"disconnect","user":"bob"}`))
 	for _, malformed := range []string{
 		"", "\n", "other n2 1\n", "other n2 1\n{}", "other n2 1\nnonsense", "other 1\n" + `{"do":"disconnect","user":"bob"}`,
-		"other n2 1\n" + `{"do":"disconnect"}`, "other n2 1\n" + `{"do":"kick","user":"bob"}`, "other n2 1\n" + `{"do":"disconnect","user":"bob","conn":"c"}`,
+		"other n2 1\n" + `{"do":"disconnect"}`, "other n2 1\n" + `{"do":"kick","user":"bob"}`,
 		"other n2 1\n" + `{"do":"dance","user":"bob"}`, "other n2 1\n" + `{"do":"tell user"}`,
 	} {
 		h.Receive(users, []byte("o"+malformed))

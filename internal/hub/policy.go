@@ -90,6 +90,8 @@ type Limit struct {
 	Observe bool             // count and log, refuse nothing
 
 	Decisions metrics.Decisions
+
+	flood time.Duration // within which refusals make a flood; 0: the window
 }
 
 // Unavailable tells whether d refuses only because the shared store is out of reach.

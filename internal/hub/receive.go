@@ -7,6 +7,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/internal/ws"
 )
@@ -19,6 +21,7 @@ const (
 	lossNotice   = 'g' // g<hub id>: messages of that hub may not have arrived; on the users' channel, in any room
 	fromOperator = 'o' // o<hub id> <node> <number>\n<JSON of an Order>, on the users' channel
 	toOperator   = 'a' // a<number>\n<JSON of an answer>, on the channel of the node that has asked
+	limitReset   = 'f' // f<hub id>\n<limit>\n<key>: what was counted is to be forgotten; on the users' channel
 )
 
 // Receive implements bus.Receiver.
@@ -41,6 +44,10 @@ func (h *Hub) Receive(channel string, payload []byte) {
 		h.receiveOrder(payload[1:])
 	case !isRoom && kind == toOperator:
 		h.receiveAnswer(payload[1:])
+	case !isRoom && kind == limitReset:
+		h.receiveReset(payload[1:])
+	case !isRoom && kind == moderation.Kind:
+		h.backend.Moderation.Deliver(payload)
 	case h.backend.Feed != nil:
 		h.backend.Feed.Deliver(channel, payload)
 	}
@@ -52,6 +59,9 @@ func (h *Hub) Lost(channels []string) {
 		name, isRoom := strings.CutPrefix(channel, h.channel(""))
 		if r := h.room(name); isRoom && r != nil {
 			r.tellGap()
+		}
+		if channel == redisdb.UsersChannel(h.opts.Base) {
+			h.backend.Moderation.Lost()
 		}
 	}
 	if h.backend.Feed != nil {
