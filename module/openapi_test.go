@@ -3,9 +3,11 @@ package module
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,8 @@ import (
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
 	"github.com/pb33f/libopenapi-validator/config"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
 )
 
 // contract holds requests and answers of the API to its OpenAPI document.
@@ -93,5 +97,43 @@ func TestRoutesAreDocumented(t *testing.T) {
 	slices.Sort(served)
 	if !slices.Equal(documented, served) {
 		t.Errorf("documented are %q, served %q", documented, served)
+	}
+}
+
+// TestCodesAreExplained holds the codes of problems to what their types lead to.
+func TestCodesAreExplained(t *testing.T) {
+	page, err := os.ReadFile("../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document struct {
+		Components struct {
+			Schemas struct {
+				Code struct{ Enum []string }
+			}
+		}
+	}
+	if err := json.Unmarshal(apiDocument, &document); err != nil {
+		t.Fatal(err)
+	}
+	var explained []string
+	for line := range strings.Lines(string(page)) {
+		if code, ok := strings.CutPrefix(line, "### "); ok && !strings.Contains(code, " ") {
+			explained = append(explained, strings.TrimSpace(code))
+		}
+	}
+	if documented := document.Components.Schemas.Code.Enum; !slices.Equal(explained, documented) {
+		t.Errorf("explained are %q, documented %q", explained, documented)
+	}
+	for status, code := range map[int]wire.Code{
+		400: wire.BadRequest, 401: wire.Unauthorized, 403: wire.Forbidden, 404: codeNotFound, 405: wire.BadRequest, 409: wire.BadRequest, 413: wire.TooLarge,
+		415: wire.BadRequest, 422: wire.BadRequest, 503: wire.Unavailable,
+	} {
+		if p := newProblem(statusError(status, "x")); p.Code != code || p.Status != status || (p.RetryAfter > 0) != (status == 409 || status == 503) {
+			t.Errorf("%d is %v", status, p)
+		}
+	}
+	if p := newProblem(errors.New("dial tcp 10.0.0.7: refused")); p.Status != 500 || p.Code != wire.Internal || strings.Contains(p.Detail, "dial") {
+		t.Errorf("an error from within is %v", p)
 	}
 }
