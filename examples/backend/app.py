@@ -3,7 +3,7 @@ import base64, contextlib, hmac, http.client, http.server, json, os, pathlib, re
 
 API_ADDRESSES = os.environ["API_ADDRESSES"].split()  # of all instances: each speaks for all
 API_SECRET, TOKEN_SECRET = os.environ["API_SECRET"], os.environ["TOKEN_SECRET"]  # Caddy has both too
-SESSION_SECRET = secrets.token_hex()  # nobody else has it: a restart signs everybody out
+SESSION_SECRET = os.environ.get("SESSION_SECRET") or secrets.token_hex()  # Caddy has not; a random one ends with this program
 TOKEN_SECONDS = int(os.environ.get("TOKEN_SECONDS", 300))
 PAGE = pathlib.Path(__file__).with_name("index.html").read_bytes()
 kept = {}  # (user, id) -> message, the oldest first; a real application has a database

@@ -2,6 +2,9 @@ package backend_test
 
 import (
 	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,6 +53,12 @@ func TestApplicationRefuses(t *testing.T) {
 	if attributes != " Path=/; HttpOnly; SameSite=Strict" || strings.Contains(body, "session") {
 		t.Fatalf("signing in answers with Set-Cookie %q and %s", field, body)
 	}
+	session := func(expires time.Time) string {
+		text := fmt.Sprintf("ann.%d", expires.Unix())
+		mac := hmac.New(sha256.New, []byte(sessionSecret))
+		mac.Write([]byte(text))
+		return "backend_session=" + text + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+	}
 	const kind = "application/json"
 	for name, c := range map[string]struct {
 		method, path, kind, cookie, body string
@@ -61,6 +70,8 @@ func TestApplicationRefuses(t *testing.T) {
 		"a token for nobody":   {"GET", "/token", "", "", "", 401, "Sign in first."},
 		"another name":         {"GET", "/token", "", strings.Replace(cookie, "ann", "bob", 1), "", 401, "Sign in first."},
 		"a longer session":     {"GET", "/token", "", strings.Replace(cookie, ".", ".9", 1), "", 401, "Sign in first."},
+		"a session in time":    {"GET", "/token", "", session(time.Now().Add(time.Hour)), "", 200, ""},
+		"a session that ended": {"GET", "/token", "", session(time.Now().Add(-time.Minute)), "", 401, "Sign in first."},
 		"no signature":         {"GET", "/token", "", cookie[:strings.LastIndex(cookie, ".")+1], "", 401, "Sign in first."},
 		"a name for markup":    {"POST", "/sign-in", kind, "", `{"name":"<b>"}`, 400, "A name is 1 to 20 lower case letters and digits."},
 		"a form of elsewhere":  {"POST", "/say", "text/plain", cookie, `{"id":"12345678","text":"hi"}`, 415, "Send JSON."},
@@ -167,7 +178,7 @@ func TestApplicationAsksTheNextInstance(t *testing.T) {
 			cookie, _, _ := strings.Cut(field, ";")
 			status, detail := a.ask(t, "POST", "/say", "application/json", cookie, `{"id":"12345678","text":"hi","conn":"abc"}`)
 			if status != c.status || detail != c.detail || len(asked) != c.asked {
-				t.Errorf("answered with %d and %q after asking %d, want %d and %q after %d", status, detail, len(asked), c.status, c.detail, c.asked)
+				t.Fatalf("answered with %d and %q after asking %d, want %d and %q after %d", status, detail, len(asked), c.status, c.detail, c.asked)
 			}
 			first := <-asked
 			if !strings.HasPrefix(first, "ann-12345678{") || !strings.Contains(first, `"exclude_conn": "abc"`) {
@@ -199,7 +210,8 @@ func startApplication(t *testing.T, apis ...string) *application {
 	var log bytes.Buffer
 	cmd := exec.Command("python3", "app.py")
 	cmd.Stderr = &log
-	cmd.Env = append(os.Environ(), "APP_PORT="+port(a.addr), "API_ADDRESSES="+strings.Join(apis, " "), "API_SECRET="+apiSecret, "TOKEN_SECRET="+tokenSecret)
+	cmd.Env = append(os.Environ(), "APP_PORT="+port(a.addr), "API_ADDRESSES="+strings.Join(apis, " "), "API_SECRET="+apiSecret, "TOKEN_SECRET="+tokenSecret,
+		"SESSION_SECRET="+sessionSecret)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

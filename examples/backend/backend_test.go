@@ -31,8 +31,9 @@ import (
 func TestMain(m *testing.M) { caddytest.Main(m) }
 
 const (
-	tokenSecret = "the secret of the tokens in this test"
-	apiSecret   = "the secret of the API in this test"
+	tokenSecret   = "the secret of the tokens in this test"
+	apiSecret     = "the secret of the API in this test"
+	sessionSecret = "the secret of the sessions in this test"
 )
 
 func TestBackend(t *testing.T) {
