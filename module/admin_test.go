@@ -288,7 +288,7 @@ func TestAdminAcrossInstances(t *testing.T) {
 func TestOrderWithoutRedis(t *testing.T) {
 	a, _, redis := startTwo(t)
 	redis.Kill()
-	a.WaitLog("redis is out of reach")
+	awaitOutage(a)
 	same(t, "kick", post(t, a, "/rooms/default/kick", `{"room":"lobby","user":"bob"}`), `{"connections":0,"degraded":true}`)
 	same(t, "disconnect", post(t, a, "/rooms/default/disconnect", `{"conn":"c1"}`), `{"connections":0,"degraded":true}`)
 }
