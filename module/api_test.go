@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -101,9 +102,7 @@ func (b *backend) exchange(method, path, body string, bad bool) answer {
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	for field, values := range b.header {
-		req.Header[field] = values
-	}
+	maps.Copy(req.Header, b.header)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		b.t.Fatal(err)
