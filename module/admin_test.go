@@ -288,7 +288,7 @@ func TestAdminAcrossInstances(t *testing.T) {
 func TestOrderWithoutRedis(t *testing.T) {
 	a, _, redis := startTwo(t)
 	redis.Kill()
-	awaitOutage(a)
+	a.WaitLog("redis connection lost")
 	same(t, "kick", post(t, a, "/rooms/default/kick", `{"room":"lobby","user":"bob"}`), `{"connections":0,"degraded":true}`)
 	same(t, "disconnect", post(t, a, "/rooms/default/disconnect", `{"conn":"c1"}`), `{"connections":0,"degraded":true}`)
 }

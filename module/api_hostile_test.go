@@ -320,7 +320,7 @@ func TestAPILimit(t *testing.T) {
 	ann.Quiet()
 
 	redis.Kill()
-	awaitOutage(a)
+	a.WaitLog("redis connection lost")
 	got := here.refused("POST", "/rooms/den/messages", `{"data":1}`, 503, "unavailable", `limit "strict_pace" can't be decided now`)
 	if got.body["limit"] != nil || got.body["retry_after"] == nil || got.header.Get("Retry-After") == "" {
 		t.Errorf("%s %v", got.raw, got.header)
@@ -334,7 +334,7 @@ func TestAPIWithoutRedis(t *testing.T) {
 	ann := dial(t, a, "ann")
 	ann.Join("lobby")
 	redis.Kill()
-	awaitOutage(a)
+	a.WaitLog("redis connection lost")
 	checkDegraded(t, b, ann, true)
 	if h := b.do("GET", "/health", ""); h["status"] != "degraded" {
 		t.Errorf("%v", h)

@@ -230,10 +230,3 @@ func TestRedisComesAndGoes(t *testing.T) {
 		t.Errorf("one outage was told %d times", n)
 	}
 }
-
-// awaitOutage waits until an instance has found out that Redis is gone, whether or not it had met it before.
-func awaitOutage(c *caddytest.Caddy) {
-	c.Wait("the outage to be told", func() bool {
-		return strings.Contains(c.Log(), "redis connection lost") || strings.Contains(c.Log(), "redis is out of reach, going on without it")
-	})
-}
