@@ -5,10 +5,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
+	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/redistest"
 	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
+	"github.com/caddyrooms/caddy-rooms/ratelimit"
 )
 
 // A Redis that takes commands but refuses subscriptions makes instances that are alone, not slow ones.
@@ -143,6 +149,19 @@ func testDocumentedACL(t *testing.T, acl []any) {
 				break
 			}
 		}
+	}
+
+	limited := goredis.NewClient(&goredis.Options{Addr: redis.Addr, Username: "rooms", Password: "secret", DB: 1})
+	defer limited.Close()
+	table := moderation.New(moderation.Options{Client: limited, Base: redisdb.Base("rooms", "default")})
+	defer table.Close()
+	if _, degraded, err := table.Ban(t.Context(), "eve", time.Hour); degraded || err != nil {
+		t.Errorf("banning: degraded %t, %v", degraded, err)
+	}
+	limits := ratelimit.NewRedis(limited, ratelimit.RedisOptions{Prefix: redisdb.Base("rooms", "default"), Timeout: time.Minute})
+	defer limits.Close()
+	if err := limits.Reset(t.Context(), ratelimit.Limit{Name: "publish"}, "ann"); err != nil {
+		t.Error(err)
 	}
 
 	// Scripts are loaded again, everything is written again, and the dead are removed.

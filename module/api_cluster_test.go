@@ -177,13 +177,19 @@ func TestAPIShows(t *testing.T) {
 			t.Errorf("a page: %v", page)
 		}
 		same(t, "a user", h.do("GET", "/users/ann", ""), `{"user":"ann","online":true,"status":"online","devices":["desk","phone"],"conns":2,"source":"redis",
-			"rooms":["team/red"],"connections":[{"rooms":["team/red"]},{"rooms":["team/red"]}]}`, "since", "last_seen", "conn", "node", "device")
+			"rooms":["team/red"],"connections":[{"rooms":["team/red"]},{"rooms":["team/red"]}],"next":null}`, "since", "last_seen", "conn", "node", "device")
 		user := h.do("GET", "/users/bob", "")
 		nodes := h.do("GET", "/stats", "")["nodes"].([]any)
 		if c := user["connections"].([]any)[0].(roomstest.Object); c["conn"] != bob.Conn || c["node"] != nodes[0].(roomstest.Object)["node"] && c["node"] != nodes[1].(roomstest.Object)["node"] {
 			t.Errorf("bob is %v, nodes are %v", user, nodes)
 		}
-		same(t, "a user who is away", h.do("GET", "/users/cid", ""), `{"user":"cid","online":false,"source":"redis","rooms":[],"connections":[]}`)
+		first := h.do("GET", "/users/ann?limit=1", "")
+		rest := h.do("GET", "/users/ann?limit=1&after="+first["next"].(string), "")
+		one, other := first["connections"].([]any)[0].(roomstest.Object), rest["connections"].([]any)[0].(roomstest.Object)
+		if len(first["connections"].([]any)) != 1 || rest["next"] != nil || one["conn"].(string) >= other["conn"].(string) || one["node"] == other["node"] {
+			t.Errorf("connections in pages: %v, %v", first, rest)
+		}
+		same(t, "a user who is away", h.do("GET", "/users/cid", ""), `{"user":"cid","online":false,"source":"redis","rooms":[],"connections":[],"next":null}`)
 		stats := h.do("GET", "/stats", "")
 		same(t, "stats", stats, `{"users":2,"rooms":2,"connections":3,"members":4}`, "nodes")
 		if len(nodes) != 2 {

@@ -1,6 +1,7 @@
 package module
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -84,7 +85,7 @@ type batchResult struct {
 	sentMessage
 }
 
-// publishBatch sends messages one after the other. One that is refused keeps none of the others.
+// publishBatch sends messages in their order. One that is refused keeps none of the others.
 func publishBatch(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
 	return once(w, r, h, max(minBatchBody, h.MaxMessage()), batchForm, func(body []byte, degraded bool) (any, error) {
 		var batch struct {
@@ -96,53 +97,74 @@ func publishBatch(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
 		if n := len(batch.Messages); n < 1 || n > maxBatch {
 			return nil, badRequest("%d messages (allowed: 1 to %d)", n, maxBatch)
 		}
-		answer := struct {
-			Results []any `json:"results"`
-			Failed  int   `json:"failed"`
-		}{Results: make([]any, len(batch.Messages))}
-		for i, raw := range batch.Messages {
-			sent, err := publishOne(r.Context(), h, raw, degraded)
-			if err != nil {
-				answer.Results[i] = newProblem(withStatus(err))
-				answer.Failed++
-				continue
-			}
-			answer.Results[i] = batchResult{http.StatusOK, sent}
-		}
-		return answer, nil
+		return sendBatch(r.Context(), h, batch.Messages, degraded), nil
 	})
 }
 
-// publishOne sends a message of a batch.
-func publishOne(ctx context.Context, h *sharedHub, raw []byte, degraded bool) (sent sentMessage, err error) {
+// batchAnswer is what became of all messages of a batch.
+type batchAnswer struct {
+	Results []any `json:"results"`
+	Failed  int   `json:"failed"`
+}
+
+func sendBatch(ctx context.Context, h *sharedHub, batch []json.RawMessage, degraded bool) batchAnswer {
+	answer := batchAnswer{Results: make([]any, len(batch))}
+	var messages []hub.Message
+	var places []int
+	for i, raw := range batch {
+		m, err := acceptOne(ctx, h, raw)
+		if err != nil {
+			answer.Results[i] = newProblem(withStatus(err))
+			answer.Failed++
+			continue
+		}
+		messages, places = append(messages, m), append(places, i)
+	}
+	for i, alone := range h.PublishAll(messages) {
+		answer.Results[places[i]] = batchResult{http.StatusOK, sentMessage{messages[i].Room, messages[i].User, degraded || alone}}
+	}
+	return answer
+}
+
+// acceptOne returns a message of a batch, if it may be sent.
+func acceptOne(ctx context.Context, h *sharedHub, raw []byte) (message hub.Message, err error) {
 	if most := h.MaxMessage(); len(raw) > most {
-		return sent, statusError(http.StatusRequestEntityTooLarge, "message is too long (allowed: %d bytes)", most)
+		return message, statusError(http.StatusRequestEntityTooLarge, "message is too long (allowed: %d bytes)", most)
 	}
 	var m batchMessage
 	if err := decodeBody(raw, batchMessageForm, &m); err != nil {
-		return sent, err
+		return message, err
 	}
 	if m.Room.given == m.User.given {
-		return sent, badRequest("room %.300q and user %.300q: exactly one of them must be given", m.Room.name, m.User.name)
+		return message, badRequest("room %.300q and user %.300q: exactly one of them must be given", m.Room.name, m.User.name)
 	}
-	return m.publish(ctx, h, degraded)
+	return m.accept(ctx, h)
 }
 
-// publish sends the message if it is as it should be and no limit of its room refuses it.
-func (m *batchMessage) publish(ctx context.Context, h *sharedHub, degraded bool) (sent sentMessage, err error) {
+// publish sends the message if it may be sent.
+func (m *batchMessage) publish(ctx context.Context, h *sharedHub, degraded bool) (any, error) {
+	message, err := m.accept(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	alone := h.Publish(message)
+	return sentMessage{message.Room, message.User, degraded || alone}, nil
+}
+
+// accept returns the message as the hub has it, if it is as it should be and no limit of its room refuses it.
+func (m *batchMessage) accept(ctx context.Context, h *sharedHub) (message hub.Message, err error) {
 	if err := m.check(); err != nil {
-		return sent, err
+		return message, err
 	}
 	if m.Room.given {
 		if limit, decision := h.AllowMessage(ctx, m.Room.name); limit != nil {
-			return sent, &limitError{limit, decision}
+			return message, &limitError{limit, decision}
 		}
 	}
-	alone := h.Publish(hub.Message{
+	return hub.Message{
 		Room: m.Room.name, User: m.User.name, Event: m.Event, Data: m.Data,
 		Audience: hub.Audience{Only: m.ToUser.name, ExceptUser: m.ExcludeUser.name, ExceptConn: m.ExcludeConn.name},
-	})
-	return sentMessage{m.Room.name, m.User.name, degraded || alone}, nil
+	}, nil
 }
 
 // check tells what is wrong with the message, and fills in the event.
@@ -157,10 +179,7 @@ func (m *batchMessage) check() error {
 	} else if err := checkRoomName(m.Room.name); err != nil {
 		return err
 	}
-	for field, name := range map[string]optionalName{"exclude_conn": m.ExcludeConn, "exclude_user": m.ExcludeUser, "to_user": m.ToUser} {
-		if err := name.check(field); err != nil {
-			return err
-		}
-	}
-	return checkMessage(&m.Event, m.Data)
+	return cmp.Or(
+		m.ExcludeConn.check("exclude_conn"), m.ExcludeUser.check("exclude_user"), m.ToUser.check("to_user"), checkMessage(&m.Event, m.Data),
+	)
 }

@@ -60,23 +60,24 @@ func listMembers(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
 }
 
 func getUser(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
-	if _, err := readQuery(r); err != nil {
+	_, after, limit, err := readPage(r)
+	if err != nil {
 		return err
 	}
 	user, err := pathUser(r)
 	if err != nil {
 		return err
 	}
-	u, err := h.UserEverywhere(r.Context(), user, "", pageLimit.max)
+	u, err := h.UserEverywhere(r.Context(), user, after, limit)
 	if err != nil {
 		return err
 	}
 	answer := struct {
 		shownUser
+		Next        *string  `json:"next"` // in the list of connections; there always
 		Rooms       []string `json:"rooms"`
 		BannedUntil int64    `json:"banned_until,omitempty"`
-	}{shownUser: showUserInfo(user, u), Rooms: []string{}}
-	answer.Next = nil
+	}{shownUser: showUserInfo(user, u), Next: nextPage(u.Next), Rooms: []string{}}
 	for i, c := range u.Connections {
 		answer.Connections[i].Node = c.Node
 		answer.Rooms = append(answer.Rooms, c.Rooms...)

@@ -6,61 +6,57 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/caddyrooms/caddy-rooms/internal/browsertest"
 	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
 )
 
 func TestMain(m *testing.M) { caddytest.Main(m) }
 
-// patience bounds each wait for the page. It is longer than the default grace of presence (15 s).
-const patience = 40 * time.Second
-
 func TestChat(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a Caddy and starts a browser")
 	}
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 	server := caddytest.Start(t, "examples/chat/Caddyfile")
 
 	ann := openPage(t, browser, "http://"+server.Addr, "Ann")
 	bob := openPage(t, browser, "http://"+server.Addr, "Bob")
 
 	// Both hear of each other.
-	ann.sees(t, event("Bob joined."))
-	ann.sees(t, member("Bob", "online"))
-	bob.sees(t, member("Ann", "online"))
+	ann.Sees(t, event("Bob joined."))
+	ann.Sees(t, member("Bob", "online"))
+	bob.Sees(t, member("Ann", "online"))
 
 	// Both hear each other, markup stays text, and the sender learns that it was delivered.
 	ann.say(t, "hello <b>Bob</b>")
-	bob.sees(t, message("Ann", "hello <b>Bob</b>"))
-	ann.sees(t, delivered("hello <b>Bob</b>"))
+	bob.Sees(t, message("Ann", "hello <b>Bob</b>"))
+	ann.Sees(t, delivered("hello <b>Bob</b>"))
 	bob.say(t, "hello Ann")
-	ann.sees(t, message("Bob", "hello Ann"))
+	ann.Sees(t, message("Bob", "hello Ann"))
 
 	// A status reaches the other side.
-	bob.run(t, `{ const select = document.querySelector("#status-select"); select.value = "busy"; select.dispatchEvent(new Event("change")); }`)
-	ann.sees(t, member("Bob", "busy"))
-	ann.sees(t, event("Bob is busy."))
+	bob.Run(t, `{ const select = document.querySelector("#status-select"); select.value = "busy"; select.dispatchEvent(new Event("change")); }`)
+	ann.Sees(t, member("Bob", "busy"))
+	ann.Sees(t, event("Bob is busy."))
 
 	// Another room is out of sight and out of hearing.
-	bob.run(t, `location.hash = "#elsewhere"`)
-	ann.sees(t, event("Bob left."))
-	ann.sees(t, alone)
-	ann.sees(t, gone("Bob, just now"))
-	bob.sees(t, `document.querySelector("#room").textContent === "elsewhere" && `+alone)
+	bob.Run(t, `location.hash = "#elsewhere"`)
+	ann.Sees(t, event("Bob left."))
+	ann.Sees(t, alone)
+	ann.Sees(t, gone("Bob, just now"))
+	bob.Sees(t, `document.querySelector("#room").textContent === "elsewhere" && `+alone)
 	bob.say(t, "nobody hears this")
-	bob.sees(t, delivered("nobody hears this"))
-	bob.run(t, `location.hash = "#lobby"`)
-	ann.sees(t, count(`#messages [data-kind="event"]`, "Bob joined.", 2))
-	bob.sees(t, member("Ann", "online"))
-	ann.sees(t, gone())
+	bob.Sees(t, delivered("nobody hears this"))
+	bob.Run(t, `location.hash = "#lobby"`)
+	ann.Sees(t, count(`#messages [data-kind="event"]`, "Bob joined.", 2))
+	bob.Sees(t, member("Ann", "online"))
+	ann.Sees(t, gone())
 
 	flood(t, ann, bob)
 
@@ -78,42 +74,42 @@ func TestChat(t *testing.T) {
 		restart.stop()
 		for _, p := range []*page{ann, bob} {
 			p.saw(t)
-			p.sees(t, `["waiting", "connecting"].includes(document.querySelector("#state").dataset.state) && !document.querySelector("#state").hidden`)
-			p.sees(t, `document.querySelector("#send").disabled`)
+			p.Sees(t, `["waiting", "connecting"].includes(document.querySelector("#state").dataset.state) && !document.querySelector("#state").hidden`)
+			p.Sees(t, `document.querySelector("#send").disabled`)
 		}
 		server.Run()
 		for _, p := range []*page{ann, bob} {
-			p.sees(t, ready)
+			p.Sees(t, ready)
 		}
-		ann.sees(t, member("Bob", "busy"))
-		bob.sees(t, member("Ann", "online"))
-		ann.sees(t, `document.querySelector("#count").textContent === "2"`)
+		ann.Sees(t, member("Bob", "busy"))
+		bob.Sees(t, member("Ann", "online"))
+		ann.Sees(t, `document.querySelector("#count").textContent === "2"`)
 		ann.say(t, "back after "+restart.name)
-		bob.sees(t, message("Ann", "back after "+restart.name))
+		bob.Sees(t, message("Ann", "back after "+restart.name))
 		bob.say(t, "so am I after "+restart.name)
-		ann.sees(t, message("Bob", "so am I after "+restart.name))
+		ann.Sees(t, message("Bob", "so am I after "+restart.name))
 	}
 
 	// A closed tab leaves without a word of its own.
 	left := count(`#messages [data-kind="event"]`, "Bob left.", 2)
-	bob.close(t)
-	ann.sees(t, left)
-	ann.sees(t, alone)
-	ann.sees(t, count("#messages .text", "nobody hears this", 0))
+	bob.Close(t)
+	ann.Sees(t, left)
+	ann.Sees(t, alone)
+	ann.Sees(t, count("#messages .text", "nobody hears this", 0))
 
 	// Who comes later is told who was here, for as long as an hour.
 	cid := openPage(t, browser, "http://"+server.Addr, "Cid")
 	for _, p := range []*page{ann, cid} {
-		p.sees(t, gone("Bob, just now"))
+		p.Sees(t, gone("Bob, just now"))
 		for _, later := range []struct {
 			minutes int
 			want    string
 		}{{1, gone("Bob, 1 minute ago")}, {59, gone("Bob, 59 minutes ago")}, {60, gone()}} {
-			p.run(t, fmt.Sprintf(`{
+			p.Run(t, fmt.Sprintf(`{
 				const left = Date.parse(document.querySelector("#gone time").dateTime);
 				Date.now = () => left + %d * 60000;
 			}`, later.minutes))
-			p.sees(t, later.want)
+			p.Sees(t, later.want)
 		}
 	}
 }
@@ -123,7 +119,7 @@ func TestCrowdedChat(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds a Caddy and starts a browser")
 	}
-	browser := startBrowser(t)
+	browser := browsertest.Start(t)
 	text, err := os.ReadFile("Caddyfile")
 	if err != nil {
 		t.Fatal(err)
@@ -132,22 +128,22 @@ func TestCrowdedChat(t *testing.T) {
 
 	ann := openPage(t, browser, "http://"+server.Addr, "Ann")
 	bob := openPage(t, browser, "http://"+server.Addr, "Bob")
-	ann.sees(t, member("Bob", "online"))
+	ann.Sees(t, member("Bob", "online"))
 	cid := openPage(t, browser, "http://"+server.Addr, "Cid")
 	for _, p := range []*page{ann, bob, cid} {
-		p.sees(t, `document.querySelector("#count").textContent === "3" && document.querySelectorAll("#members li").length === 0 && !document.querySelector("#crowd").hidden`)
+		p.Sees(t, `document.querySelector("#count").textContent === "3" && document.querySelectorAll("#members li").length === 0 && !document.querySelector("#crowd").hidden`)
 	}
 
 	// Who speaks is named all the same.
 	cid.say(t, "a full house")
-	ann.sees(t, message("Cid", "a full house"))
+	ann.Sees(t, message("Cid", "a full house"))
 
-	bob.close(t)
-	cid.close(t)
-	ann.sees(t, `document.querySelector("#count").textContent === "1" && document.querySelector("#crowd").hidden && `+alone)
+	bob.Close(t)
+	cid.Close(t)
+	ann.Sees(t, `document.querySelector("#count").textContent === "1" && document.querySelector("#crowd").hidden && `+alone)
 	dan := openPage(t, browser, "http://"+server.Addr, "Dan")
-	ann.sees(t, event("Dan joined."))
-	dan.sees(t, member("Ann", "online"))
+	ann.Sees(t, event("Dan joined."))
+	dan.Sees(t, member("Ann", "online"))
 }
 
 // flood sends faster than the example's limit allows: ann is told and held back, and may go on when the time is over.
@@ -155,22 +151,22 @@ func flood(t *testing.T, ann, bob *page) {
 	t.Helper()
 	ann.watch(t, `!document.querySelector("#notice").hidden && document.querySelector("#notice").dataset.code === "rate_limited" &&
 		document.querySelector("#notice").textContent.includes("No more than 5 messages in 3 s") && document.querySelector("#send").disabled`)
-	ann.run(t, `for (let i = 1; i <= 8; i++) {
+	ann.Run(t, `for (let i = 1; i <= 8; i++) {
 		document.querySelector("#text").value = "flood " + i;
 		document.querySelector("#compose").requestSubmit();
 	}`)
 	ann.saw(t)
-	ann.sees(t, `document.querySelector('#messages [data-delivery="failed"]')`)
+	ann.Sees(t, `document.querySelector('#messages [data-delivery="failed"]')`)
 
-	ann.sees(t, ready+` && document.querySelector("#notice").hidden`)
+	ann.Sees(t, ready+` && document.querySelector("#notice").hidden`)
 	ann.say(t, "after the flood")
-	bob.sees(t, message("Ann", "after the flood"))
-	ann.sees(t, delivered("after the flood"))
+	bob.Sees(t, message("Ann", "after the flood"))
+	ann.Sees(t, delivered("after the flood"))
 
 	const texts = `[...document.querySelectorAll('#messages %s .text')].map((e) => e.textContent).filter((text) => text.startsWith("flood "))`
-	sent := ann.reads(t, fmt.Sprintf(texts, `[data-delivery="sent"]`))
-	refused := ann.reads(t, fmt.Sprintf(texts, `[data-delivery="failed"]`))
-	heard := bob.reads(t, fmt.Sprintf(texts, ""))
+	sent := ann.Reads(t, fmt.Sprintf(texts, `[data-delivery="sent"]`))
+	refused := ann.Reads(t, fmt.Sprintf(texts, `[data-delivery="failed"]`))
+	heard := bob.Reads(t, fmt.Sprintf(texts, ""))
 	if len(sent)+len(refused) != 8 || len(refused) < 3 {
 		t.Errorf("of 8 messages at once %q were sent and %q refused, want at most 5 sent", sent, refused)
 	}
@@ -180,12 +176,12 @@ func flood(t *testing.T, ann, bob *page) {
 
 	// What was refused can be sent again, as often as it takes.
 	again := refused[0]
-	ann.sees(t, fmt.Sprintf(`(() => {
+	ann.Sees(t, fmt.Sprintf(`(() => {
 		const item = [...document.querySelectorAll("#messages li")].find((e) => e.querySelector(".text")?.textContent === %q);
 		if (item.dataset.delivery === "failed" && %s) item.querySelector("button").click();
 		return item.dataset.delivery === "sent";
 	})()`, again, ready))
-	bob.sees(t, message("Ann", again))
+	bob.Sees(t, message("Ann", again))
 }
 
 // Conditions of the page, in JavaScript.
@@ -219,71 +215,27 @@ func message(from, text string) string {
 		e.querySelector(".who b").textContent === %q && e.querySelector(".text").textContent === %q).length === 1`, from, text)
 }
 
-// page is one tab with a browser context, and so a session, of its own.
+// page is one tab in which somebody has entered.
 type page struct {
-	name    string
-	ctx     context.Context
+	*browsertest.Page
 	watched string // the condition of the latest watch
 }
 
 func openPage(t *testing.T, browser context.Context, url, name string) *page {
 	t.Helper()
-	ctx, cancel := chromedp.NewContext(browser, chromedp.WithNewBrowserContext())
-	t.Cleanup(cancel)
-	p := &page{name: name, ctx: ctx}
-	// The first Do binds the tab to its context, so that one must not carry the deadline.
-	if err := chromedp.Do(ctx); err != nil {
-		t.Fatalf("opening a tab for %s: %v", name, err)
-	}
-	p.do(t, "entering",
-		chromedp.Navigate(url),
+	p := &page{Page: browsertest.Open(t, browser, url, name)}
+	p.Do(t, "entering",
 		chromedp.SendKeys(chromedp.CSS("#name-input"), name),
 		chromedp.Click(chromedp.CSS("#enter-button")))
-	p.sees(t, ready)
+	p.Sees(t, ready)
 	return p
-}
-
-func (p *page) do(t *testing.T, what string, actions ...chromedp.Action[chromedp.Void]) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
-	defer cancel()
-	if err := chromedp.Do(ctx, actions...); err != nil {
-		p.fatal(t, what, err)
-	}
-}
-
-func (p *page) run(t *testing.T, script string) {
-	t.Helper()
-	p.do(t, "running "+script, chromedp.Evaluate[chromedp.Void](script))
-}
-
-// reads returns the value of script, an array of strings.
-func (p *page) reads(t *testing.T, script string) []string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
-	defer cancel()
-	texts, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](script))
-	if err != nil {
-		p.fatal(t, "reading "+script, err)
-	}
-	return texts
-}
-
-// sees waits until condition, a JavaScript expression, is true.
-func (p *page) sees(t *testing.T, condition string) {
-	t.Helper()
-	p.do(t, "waiting for "+condition, poll(condition))
-}
-
-func poll(condition string) chromedp.Action[chromedp.Void] {
-	return chromedp.Poll[chromedp.Void](condition, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0))
 }
 
 // watch begins to watch for a condition that will not last. saw waits until it was true once.
 func (p *page) watch(t *testing.T, condition string) {
 	t.Helper()
 	p.watched = condition
-	p.run(t, fmt.Sprintf(`window.watched = false;
+	p.Run(t, fmt.Sprintf(`window.watched = false;
 		new MutationObserver((_, observer) => {
 			if (!(%s)) return;
 			window.watched = true;
@@ -293,62 +245,12 @@ func (p *page) watch(t *testing.T, condition string) {
 
 func (p *page) saw(t *testing.T) {
 	t.Helper()
-	p.do(t, "having watched for "+p.watched, poll("window.watched"))
+	p.Sees(t, "window.watched /* "+p.watched+" */")
 }
 
 // say types text and sends it, when that is possible.
 func (p *page) say(t *testing.T, text string) {
 	t.Helper()
-	p.sees(t, ready)
-	p.do(t, "saying "+text, chromedp.SendKeys(chromedp.CSS("#text"), text+"\r"))
-}
-
-func (p *page) close(t *testing.T) {
-	t.Helper()
-	if err := chromedp.Cancel(p.ctx); err != nil {
-		t.Fatalf("closing the tab of %s: %v", p.name, err)
-	}
-}
-
-func (p *page) fatal(t *testing.T, what string, err error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
-	defer cancel()
-	body, unreadable := chromedp.Run(ctx, chromedp.Evaluate[string](`document.body.innerText`))
-	if unreadable != nil {
-		body = unreadable.Error()
-	}
-	t.Fatalf("%s: %s: %v\nthe page:\n%s", p.name, what, err, body)
-}
-
-func startBrowser(t *testing.T) context.Context {
-	t.Helper()
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "headless-shell"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
-	if path == "" {
-		const missing = "no browser in PATH: install chromium or google-chrome"
-		if os.Getenv("CI") != "" {
-			t.Fatal(missing)
-		}
-		t.Skip(missing)
-	}
-	options := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path),
-		chromedp.Flag("disable-component-update", true))
-	if os.Geteuid() == 0 {
-		options = append(options, chromedp.NoSandbox)
-	}
-	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(stop)
-	browser, closeBrowser := chromedp.NewContext(allocator)
-	t.Cleanup(closeBrowser)
-	if err := chromedp.Do(browser); err != nil {
-		t.Fatalf("starting %s: %v", path, err)
-	}
-	return browser
+	p.Sees(t, ready)
+	p.Do(t, "saying "+text, chromedp.SendKeys(chromedp.CSS("#text"), text+"\r"))
 }

@@ -129,15 +129,11 @@ func slowKey(room, user string) string { return room + ":" + user }
 
 // closeBanned closes the connections of users who are banned now, and gives up the places of those whose connections were lost. It does not wait.
 func (h *Hub) closeBanned(users []string) {
-	banned := make(map[string]bool, len(users))
 	for _, user := range users {
-		banned[user] = true
-	}
-	h.eachSession(func(s *Session) {
-		if banned[s.user] {
+		for _, s := range h.sessionsOf(user) {
 			s.close(wire.CloseKicked, reasonBanned, false)
 		}
-	})
+	}
 	go func() {
 		defer h.recovered(nil)
 		for _, user := range users {

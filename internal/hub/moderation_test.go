@@ -147,8 +147,12 @@ func TestBanThatIsRead(t *testing.T) {
 	if _, banned := a.Banned("ann"); banned {
 		t.Error("read because of a room's channel")
 	}
+	lost := time.Now()
 	a.Lost([]string{redisdb.UsersChannel("rooms:{test}")})
 	kickedAsBanned(t, ann)
+	if took := time.Since(lost); took > 10*time.Second {
+		t.Errorf("read after %s, as it is every 15 to 30 seconds in any case", took)
+	}
 }
 
 // TestBanEndsHeldPlaces bans a user whose connection was lost.

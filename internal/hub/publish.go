@@ -38,19 +38,37 @@ type Audience struct {
 // Publish sends a message to all whom it is for, on all instances. No rule and no limit holds it back. The caller has checked the names, that
 // the data is JSON in UTF-8, and its size. Degraded tells that other instances may not get it.
 func (h *Hub) Publish(m Message) (degraded bool) {
+	return h.PublishAll([]Message{m})[0]
+}
+
+// PublishAll is Publish for several messages, in this order, and waits for them together.
+func (h *Hub) PublishAll(messages []Message) (degraded []bool) {
+	waits := make([]func() bool, len(messages))
+	ctx, cancel := h.context()
+	defer cancel()
+	for i := range messages {
+		waits[i] = begin(ctx, func(done func(error)) { h.publishMessage(&messages[i], done) })
+	}
+	for _, wait := range waits {
+		degraded = append(degraded, wait())
+	}
+	return degraded
+}
+
+// publishMessage sends a message. What becomes of it on other instances is told to done, as bus.Publish does.
+func (h *Hub) publishMessage(m *Message, done func(error)) {
 	frame := wire.Message{Room: m.Room, To: m.Only, Event: m.Event, Data: m.Data, TS: time.Now().UnixMilli()}
 	if m.Room == "" {
 		frame.To = m.User
 	}
 	b := wire.AppendMessage(ws.Buffer(len(m.Data)+len(m.Room)+len(frame.To)+len(m.Event)+128), &frame)
-	return h.outcome(func(done func(error)) {
-		if m.Room != "" {
-			h.send(h.room(m.Room), m.Room, b, h.listeners(m.Audience), m.header(), done)
-		} else {
-			m.Only = m.User
-			h.sendUser(b, m.Audience, done)
-		}
-	})
+	to := m.Audience
+	if m.Room != "" {
+		h.send(h.room(m.Room), m.Room, b, h.listeners(to), to.header(), done)
+	} else {
+		to.Only = m.User
+		h.sendUser(b, to, done)
+	}
 }
 
 // AllowMessage counts a message of nobody's under the limits that protect the room itself: those on publish whose keys have nothing of who
@@ -99,13 +117,20 @@ func (h *Hub) TellMessages(channel, head string) {
 func (h *Hub) outcome(publish func(done func(error))) (degraded bool) {
 	ctx, cancel := h.context()
 	defer cancel()
+	return begin(ctx, publish)()
+}
+
+// begin publishes, and returns what waits for the outcome until ctx ends.
+func begin(ctx context.Context, publish func(done func(error))) (wait func() (degraded bool)) {
 	done := make(chan error, 1)
 	publish(func(err error) { done <- err })
-	select {
-	case err := <-done:
-		return err != nil
-	case <-ctx.Done():
-		return true
+	return func() bool {
+		select {
+		case err := <-done:
+			return err != nil
+		case <-ctx.Done():
+			return true
+		}
 	}
 }
 
