@@ -108,7 +108,7 @@ func TestPlan(t *testing.T) {
 		for _, tr := range g.trials {
 			trials = append(trials, tr.name)
 			o := tr.load
-			o.URL, o.Speech = "ws://localhost", "rooms"
+			o.URL, o.API, o.Speech = "ws://localhost", "http://localhost/api", "rooms"
 			if err := o.validate(); err != nil {
 				t.Errorf("group %s, trial %s: %v", g.name, tr.name, err)
 			}
