@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,6 +31,8 @@ func TestOrders(t *testing.T) {
 		enter(c, "lobby")
 	}
 	do(Order{Do: Kick, User: "ann", Room: "elsewhere"}, 0)
+	do(Order{Do: Count, User: "ann"}, 2)
+	do(Order{Do: Count, User: "cid"}, 0)
 	do(Order{Do: Disconnect, Conn: "nobody"}, 0)
 	do(Order{Do: Disconnect, User: "bob", Conn: ann.Conn}, 0)
 	do(Order{Do: Kick, User: "bob", Conn: ann.Conn, Room: "lobby"}, 0)
@@ -47,7 +50,7 @@ func TestOrders(t *testing.T) {
 	for _, malformed := range []string{
 		"", "\n", "other n2 1\n", "other n2 1\n{}", "other n2 1\nnonsense", "other 1\n" + `{"do":"disconnect","user":"bob"}`,
 		"other n2 1\n" + `{"do":"disconnect"}`, "other n2 1\n" + `{"do":"kick","user":"bob"}`,
-		"other n2 1\n" + `{"do":"dance","user":"bob"}`, "other n2 1\n" + `{"do":"tell user"}`,
+		"other n2 1\n" + `{"do":"count"}`, "other n2 1\n" + `{"do":"dance","user":"bob"}`, "other n2 1\n" + `{"do":"tell user"}`,
 	} {
 		h.Receive(users, []byte("o"+malformed))
 	}
@@ -138,6 +141,12 @@ func TestAsk(t *testing.T) {
 		t.Errorf("%v, %v", u, err)
 	}
 	equal(t, "connections", got, []string{"a1n2[]", "a2n2[other]", "a3n3[]"}) // and that of this instance is behind
+	// One of them has had no place for all: what others have behind is left to the next page.
+	answer(`{"node":"n2","listed":[{"ID":"a1"}],"next":"a1"}`, `{"node":"n3","listed":[{"ID":"a0"},{"ID":"a3"}]}`)
+	u, err = h.UserEverywhere(t.Context(), "ann", "", 3)
+	if err != nil || len(u.Connections) != 2 || u.Connections[1].ID != "a1" || u.Next != "a1" {
+		t.Errorf("%v, %v", u, err)
+	}
 	answer(`{"node":"n3","occupancy":{"Connections":5,"Rooms":2,"Members":6}}`, `{"node":"n2"}`)
 	s, err := h.Stats(t.Context())
 	equal(t, "stats", s, Stats{Users: 1, Rooms: 1, Nodes: []NodeStats{{"n1", Occupancy{1, 1, 1}}, {Node: "n2"}, {"n3", Occupancy{5, 2, 6}}}})
@@ -163,6 +172,29 @@ func TestAsk(t *testing.T) {
 	// Answers to what nobody asks any more.
 	h.Receive("rooms:{test}:ctl:n1", []byte("a1\n{}"))
 	h.Receive("rooms:{test}:ctl:n1", []byte("a\n{}"))
+}
+
+// TestAnswersAreBounded lists connections in so many rooms that they don't fit an answer.
+func TestAnswersAreBounded(t *testing.T) {
+	rooms := make([]string, 2000)
+	for i := range rooms {
+		rooms[i] = strings.Repeat("r", 200)
+	}
+	list := make([]Connection, 5)
+	for i := range list {
+		list[i] = Connection{ID: fmt.Sprint("c", i), Rooms: rooms}
+	}
+	some, next := fitting(list, "c4")
+	if len(some) != 2 || next != "c1" {
+		t.Errorf("%d, next %s", len(some), next)
+	}
+	list[0].Rooms = slices.Repeat(rooms, 5)
+	if some, next := fitting(list, ""); len(some) != 1 || next != "c0" {
+		t.Errorf("of large ones %d, next %q", len(some), next)
+	}
+	if some, next := fitting(list[3:], "c4"); len(some) != 2 || next != "c4" {
+		t.Errorf("of few %d, next %q", len(some), next)
+	}
 }
 
 // TestAudience has a message reach those for whom it is, in this process and by the bus.
