@@ -107,7 +107,12 @@ func (h *Hub) ask(ctx context.Context, o Order) (answers []answer, degraded bool
 	if err != nil {
 		h.logger.Debug("reading which instances there are", zap.Error(err))
 	}
-	if degraded := <-sent; degraded || err != nil {
+	select {
+	case degraded = <-sent:
+	case <-ctx.Done():
+		degraded = true
+	}
+	if degraded || err != nil {
 		return answers, true
 	}
 	missing := slices.DeleteFunc(nodes, func(node string) bool { return node == h.opts.Node })

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
@@ -154,20 +155,27 @@ func TestAsk(t *testing.T) {
 		t.Error(err)
 	}
 
+	stalled := make(chan struct{})
+	defer close(stalled)
 	for name, trouble := range map[string]func(){
 		"one does not answer": func() { answer(`{"node":"n3","connections":1}`) },
 		"nobody is told":      func() { h.bus.fail = errors.New("no Redis") },
+		"nobody may be told":  func() { h.bus.stalled = stalled },
 		"nobody knows who is": func() { h.store.err = errors.New("no Redis") },
 	} {
-		h.bus.fail, h.store.err = nil, nil
+		h.bus.fail, h.store.err, h.bus.stalled = nil, nil, nil
 		answer(`{"node":"n2"}`, `{"node":"n3","connections":1}`)
 		trouble()
+		began := time.Now()
 		if _, degraded := h.Do(t.Context(), Order{Do: Disconnect, User: "bob"}); !degraded {
 			t.Errorf("%s: not degraded", name)
 		}
+		if took := time.Since(began); took > h.opts.Timeout-time.Second {
+			t.Errorf("%s: it took %s", name, took)
+		}
 	}
 	h.bus.mu.Lock()
-	h.bus.fail, h.store.err = nil, nil
+	h.bus.fail, h.store.err, h.bus.stalled = nil, nil, nil
 	h.bus.mu.Unlock()
 	// Answers to what nobody asks any more.
 	h.Receive("rooms:{test}:ctl:n1", []byte("a1\n{}"))
