@@ -77,16 +77,13 @@ func ban(w http.ResponseWriter, r *http.Request, h *sharedHub, user, text string
 		return err
 	}
 	// They are closed as soon as it is decided: afterwards there is nothing to count.
-	u, err := h.UserEverywhere(r.Context(), user, "", pageLimit.max)
-	if err != nil {
-		return err
-	}
+	connections, unheard := h.Do(r.Context(), hub.Order{Do: hub.Count, User: user})
 	until, degraded, err := h.Ban(r.Context(), user, d)
 	if err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, doneOrder{
-		User: user, Connections: len(u.Connections), BannedUntil: until.UnixMilli(), Degraded: degraded || u.Degraded,
+		User: user, Connections: connections, BannedUntil: until.UnixMilli(), Degraded: degraded || unheard,
 	})
 }
 

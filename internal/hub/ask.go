@@ -20,6 +20,10 @@ const askTime = time.Second
 // maxAnswers is how many answers wait at most to be read.
 const maxAnswers = 1024
 
+// maxListed is how many bytes of connections an answer has at most, but for a single connection: Redis cuts off who gets too much at a time, and
+// then messages are lost.
+const maxListed = 1 << 20
+
 // answer is what an instance says of an order.
 type answer struct {
 	Node        string       `json:"node"`
@@ -27,6 +31,21 @@ type answer struct {
 	Listed      []Connection `json:"listed,omitempty"`
 	Next        string       `json:"next,omitempty"` // where the rest of the list starts; empty: that was all
 	Occupancy   Occupancy    `json:"occupancy,omitzero"`
+}
+
+// fitting returns as many of some connections as fit an answer, and where the rest of the list starts.
+func fitting(connections []Connection, next string) ([]Connection, string) {
+	size := 0
+	for i, c := range connections {
+		size += len(c.ID) + len(c.User) + len(c.Device) + 100
+		for _, room := range c.Rooms {
+			size += len(room) + 3
+		}
+		if i > 0 && size > maxListed {
+			return connections[:i], connections[i-1].ID
+		}
+	}
+	return connections, next
 }
 
 // questions are the orders of this instance that others have not answered yet.
@@ -88,7 +107,12 @@ func (h *Hub) ask(ctx context.Context, o Order) (answers []answer, degraded bool
 	if err != nil {
 		h.logger.Debug("reading which instances there are", zap.Error(err))
 	}
-	if degraded := <-sent; degraded || err != nil {
+	select {
+	case degraded = <-sent:
+	case <-ctx.Done():
+		degraded = true
+	}
+	if degraded || err != nil {
 		return answers, true
 	}
 	missing := slices.DeleteFunc(nodes, func(node string) bool { return node == h.opts.Node })

@@ -95,10 +95,9 @@ func silent(t testing.TB, e *Endpoint, user string) *Session {
 	if err := e.Accept(&sink{header: http.Header{}, closed: make(chan struct{})}, r, Client{Conn: id, User: user}); err != nil {
 		t.Fatal(err)
 	}
-	s := e.hub.session(id)
-	for { // until its reader has recorded it
+	for { // until it has begun
 		if _, online, err := e.hub.backend.Store.User(t.Context(), user); online || err != nil {
-			return s
+			return e.hub.session(id)
 		}
 		runtime.Gosched()
 	}

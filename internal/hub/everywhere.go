@@ -9,7 +9,8 @@ import (
 	"github.com/caddyrooms/caddy-rooms/presence"
 )
 
-// UserEverywhere is User with the connections on all instances: at most limit of them in the order of their ids, after one of them.
+// UserEverywhere is User with the connections on all instances: at most limit of them, and no more than fit an answer of an instance, in the order of
+// their ids, after one of them.
 func (h *Hub) UserEverywhere(ctx context.Context, id, after string, limit int) (UserInfo, error) {
 	u, err := h.userInfo(ctx, id)
 	if err != nil {
@@ -17,20 +18,20 @@ func (h *Hub) UserEverywhere(ctx context.Context, id, after string, limit int) (
 	}
 	answers, degraded := h.ask(ctx, Order{Do: tellUser, User: id, After: after, Limit: limit})
 	u.Degraded = u.Degraded || degraded
-	more := false
 	for _, a := range answers {
-		more = more || a.Next != ""
 		for _, c := range a.Listed {
 			c.Node = a.Node
 			u.Connections = append(u.Connections, c)
 		}
+		if a.Next != "" && (u.Next == "" || a.Next < u.Next) {
+			u.Next = a.Next // what is behind may not be all that there is
+		}
 	}
+	u.Connections = slices.DeleteFunc(u.Connections, func(c Connection) bool { return u.Next != "" && c.ID > u.Next })
 	slices.SortFunc(u.Connections, func(a, b Connection) int { return cmp.Compare(a.ID, b.ID) })
 	if len(u.Connections) > limit {
-		u.Connections, more = u.Connections[:limit], true
-	}
-	if more && len(u.Connections) > 0 {
-		u.Next = u.Connections[len(u.Connections)-1].ID
+		u.Connections = u.Connections[:limit]
+		u.Next = u.Connections[limit-1].ID
 	}
 	return u, nil
 }

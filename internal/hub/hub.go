@@ -1,8 +1,8 @@
 // Package hub connects clients with rooms. It owns the connections and the rooms of one process and delivers locally; what
 // crosses instances goes through the bus, and who is where through a presence store.
 //
-// Locks are taken in this order: Session.work, a presence store's room or room.speaking, Hub.mu, room.mu, Session.mu, a connection's own.
-// Besides Session.work and room.joining the hub never calls the store with a lock of its own held.
+// Locks are taken in this order: Session.work, a presence store's room or room.speaking, Hub.mu, room.mu, Session.mu, a connection's own;
+// Hub.sessionsMu before the last one alone. Besides Session.work and room.joining the hub never calls the store with a lock of its own held.
 package hub
 
 import (

@@ -56,6 +56,7 @@ type recordingBus struct {
 	published [][2]string
 	told      [][2]string
 	fail      error
+	stalled   chan struct{}        // closed when the outcomes of publishes come; nil: at once
 	answer    func(payload string) // of the other instances to what is published
 }
 
@@ -68,14 +69,20 @@ func (b *recordingBus) Tell(channel string, payload []byte) {
 func (b *recordingBus) Publish(channel string, payload []byte, done func(error)) {
 	b.mu.Lock()
 	b.published = append(b.published, [2]string{channel, string(payload)})
-	err, answer := b.fail, b.answer
+	err, answer, stalled := b.fail, b.answer, b.stalled
 	b.mu.Unlock()
 	if answer != nil && err == nil {
 		answer(string(payload))
 	}
-	if done != nil {
-		go done(err)
+	if done == nil {
+		return
 	}
+	go func() {
+		if stalled != nil {
+			<-stalled
+		}
+		done(err)
+	}()
 }
 
 // exiting is the exit of a process that has begun.

@@ -19,6 +19,7 @@ const (
 	Kick       Deed = "kick"       // taken out of a room, as a sanction
 	Remove     Deed = "remove"     // taken out of a room, as if it had left
 	Enter      Deed = "enter"      // put in a room, where rules would not let it go by itself, too
+	Count      Deed = "count"      // nothing
 
 	tellUser Deed = "tell user" // listed
 	tellAll  Deed = "tell all"  // all of them counted
@@ -53,7 +54,9 @@ func (h *Hub) carryOut(o Order) answer {
 	case tellAll:
 		a.Occupancy = h.Occupancy()
 	case tellUser:
-		a.Listed, a.Next = h.ConnectionsOf(o.User, "", o.After, o.Limit)
+		a.Listed, a.Next = fitting(h.ConnectionsOf(o.User, "", o.After, o.Limit))
+	case Count:
+		a.Connections = len(h.ordered(o))
 	case Disconnect:
 		for _, s := range h.ordered(o) {
 			s.close(wire.CloseKicked, reasonKicked, false)
@@ -117,7 +120,7 @@ func (o *Order) valid() bool {
 		return true
 	case tellUser:
 		return o.User != ""
-	case Disconnect:
+	case Disconnect, Count:
 		return o.User != "" || o.Conn != ""
 	case Kick, Remove, Enter:
 		return (o.User != "" || o.Conn != "") && o.Room != ""

@@ -3,8 +3,10 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
@@ -30,6 +32,8 @@ func TestOrders(t *testing.T) {
 		enter(c, "lobby")
 	}
 	do(Order{Do: Kick, User: "ann", Room: "elsewhere"}, 0)
+	do(Order{Do: Count, User: "ann"}, 2)
+	do(Order{Do: Count, User: "cid"}, 0)
 	do(Order{Do: Disconnect, Conn: "nobody"}, 0)
 	do(Order{Do: Disconnect, User: "bob", Conn: ann.Conn}, 0)
 	do(Order{Do: Kick, User: "bob", Conn: ann.Conn, Room: "lobby"}, 0)
@@ -47,7 +51,7 @@ func TestOrders(t *testing.T) {
 	for _, malformed := range []string{
 		"", "\n", "other n2 1\n", "other n2 1\n{}", "other n2 1\nnonsense", "other 1\n" + `{"do":"disconnect","user":"bob"}`,
 		"other n2 1\n" + `{"do":"disconnect"}`, "other n2 1\n" + `{"do":"kick","user":"bob"}`,
-		"other n2 1\n" + `{"do":"dance","user":"bob"}`, "other n2 1\n" + `{"do":"tell user"}`,
+		"other n2 1\n" + `{"do":"count"}`, "other n2 1\n" + `{"do":"dance","user":"bob"}`, "other n2 1\n" + `{"do":"tell user"}`,
 	} {
 		h.Receive(users, []byte("o"+malformed))
 	}
@@ -138,6 +142,12 @@ func TestAsk(t *testing.T) {
 		t.Errorf("%v, %v", u, err)
 	}
 	equal(t, "connections", got, []string{"a1n2[]", "a2n2[other]", "a3n3[]"}) // and that of this instance is behind
+	// One of them has had no place for all: what others have behind is left to the next page.
+	answer(`{"node":"n2","listed":[{"ID":"a1"}],"next":"a1"}`, `{"node":"n3","listed":[{"ID":"a0"},{"ID":"a3"}]}`)
+	u, err = h.UserEverywhere(t.Context(), "ann", "", 3)
+	if err != nil || len(u.Connections) != 2 || u.Connections[1].ID != "a1" || u.Next != "a1" {
+		t.Errorf("%v, %v", u, err)
+	}
 	answer(`{"node":"n3","occupancy":{"Connections":5,"Rooms":2,"Members":6}}`, `{"node":"n2"}`)
 	s, err := h.Stats(t.Context())
 	equal(t, "stats", s, Stats{Users: 1, Rooms: 1, Nodes: []NodeStats{{"n1", Occupancy{1, 1, 1}}, {Node: "n2"}, {"n3", Occupancy{5, 2, 6}}}})
@@ -145,24 +155,54 @@ func TestAsk(t *testing.T) {
 		t.Error(err)
 	}
 
+	stalled := make(chan struct{})
+	defer close(stalled)
 	for name, trouble := range map[string]func(){
 		"one does not answer": func() { answer(`{"node":"n3","connections":1}`) },
 		"nobody is told":      func() { h.bus.fail = errors.New("no Redis") },
+		"nobody may be told":  func() { h.bus.stalled = stalled },
 		"nobody knows who is": func() { h.store.err = errors.New("no Redis") },
 	} {
-		h.bus.fail, h.store.err = nil, nil
+		h.bus.fail, h.store.err, h.bus.stalled = nil, nil, nil
 		answer(`{"node":"n2"}`, `{"node":"n3","connections":1}`)
 		trouble()
+		began := time.Now()
 		if _, degraded := h.Do(t.Context(), Order{Do: Disconnect, User: "bob"}); !degraded {
 			t.Errorf("%s: not degraded", name)
 		}
+		if took := time.Since(began); took > h.opts.Timeout-time.Second {
+			t.Errorf("%s: it took %s", name, took)
+		}
 	}
 	h.bus.mu.Lock()
-	h.bus.fail, h.store.err = nil, nil
+	h.bus.fail, h.store.err, h.bus.stalled = nil, nil, nil
 	h.bus.mu.Unlock()
 	// Answers to what nobody asks any more.
 	h.Receive("rooms:{test}:ctl:n1", []byte("a1\n{}"))
 	h.Receive("rooms:{test}:ctl:n1", []byte("a\n{}"))
+}
+
+// TestAnswersAreBounded lists connections in so many rooms that they don't fit an answer.
+func TestAnswersAreBounded(t *testing.T) {
+	rooms := make([]string, 2000)
+	for i := range rooms {
+		rooms[i] = strings.Repeat("r", 200)
+	}
+	list := make([]Connection, 5)
+	for i := range list {
+		list[i] = Connection{ID: fmt.Sprint("c", i), Rooms: rooms}
+	}
+	some, next := fitting(list, "c4")
+	if len(some) != 2 || next != "c1" {
+		t.Errorf("%d, next %s", len(some), next)
+	}
+	list[0].Rooms = slices.Repeat(rooms, 5)
+	if some, next := fitting(list, ""); len(some) != 1 || next != "c0" {
+		t.Errorf("of large ones %d, next %q", len(some), next)
+	}
+	if some, next := fitting(list[3:], "c4"); len(some) != 2 || next != "c4" {
+		t.Errorf("of few %d, next %q", len(some), next)
+	}
 }
 
 // TestAudience has a message reach those for whom it is, in this process and by the bus.

@@ -127,7 +127,6 @@ func (e *Endpoint) Accept(w http.ResponseWriter, r *http.Request, c Client) erro
 		return err
 	}
 	s.conn = conn
-	e.hub.register(s)
 	go s.run(c.Rooms)
 	return nil
 }
@@ -168,7 +167,7 @@ func (s *Session) run(autoJoin []string) {
 func (s *Session) begin(autoJoin []string) {
 	s.work.Lock()
 	defer s.work.Unlock()
-	s.welcome()
+	s.hub.register(s, s.welcome())
 	if s.hub.draining.Load() || s.endpoint.removed.Load() {
 		s.close(wire.CloseRestart, "restart", false) // it came in too late to be closed with the others
 	}
@@ -194,7 +193,7 @@ func (s *Session) begin(autoJoin []string) {
 	}
 }
 
-func (s *Session) welcome() {
+func (s *Session) welcome() *ws.Frame {
 	p := s.endpoint.Policy()
 	w := wire.Welcome{
 		Conn: s.id, User: s.user, Node: s.hub.opts.Node, Ping: p.Ping, MaxRooms: p.MaxRooms, MaxFrame: p.Transport.MaxFrame,
@@ -205,7 +204,7 @@ func (s *Session) welcome() {
 			w.Limits = append(w.Limits, wire.Limit{Name: l.Name, On: string(l.On), Events: l.Events, Window: l.Window})
 		}
 	}
-	s.conn.Send(ws.Text(wire.AppendWelcome(ws.Buffer(512), &w)))
+	return ws.Text(wire.AppendWelcome(ws.Buffer(512), &w))
 }
 
 // startAge starts the time after which the connection is asked to come again, jittered so that not all come at once. Called again, it

@@ -3,15 +3,19 @@ package hub
 import (
 	"maps"
 	"slices"
+
+	"github.com/caddyrooms/caddy-rooms/internal/ws"
 )
 
 // siblings are the sessions of one user before and after a session, nil at the ends. Hub.sessionsMu guards it.
 type siblings struct{ before, after *Session }
 
-// register makes a session one of the hub's.
-func (h *Hub) register(s *Session) {
+// register makes a session one of the hub's and welcomes its client, at once: nothing that others send comes before the welcome, and whoever
+// names the connection after that finds it. s.work is held, so that what the server does with the session comes behind its beginning.
+func (h *Hub) register(s *Session, welcome *ws.Frame) {
 	h.sessionsMu.Lock()
 	defer h.sessionsMu.Unlock()
+	s.conn.Send(welcome)
 	h.sessions[s.id] = s
 	if s.siblings.after = h.users[s.user]; s.siblings.after != nil {
 		s.siblings.after.siblings.before = s

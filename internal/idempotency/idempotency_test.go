@@ -106,6 +106,25 @@ func TestLife(t *testing.T) {
 	})
 }
 
+// TestHungUp has a client send a request again and hang up: what was done or begun elsewhere is known nevertheless, and what is begun now is known
+// elsewhere.
+func TestHungUp(t *testing.T) {
+	each(t, func(t *testing.T, a, b Store) {
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := begin(t, a, "k", one, Started, "").Finish(gone, []byte("answer")); err != nil {
+			t.Error(err)
+		}
+		if again := b.Begin(gone, "k", one); again.Outcome != Replayed {
+			t.Errorf("done, and sent again by who hangs up: %s, degraded %t", again.Outcome, again.Degraded)
+		}
+		if first := b.Begin(gone, "l", one); first.Outcome != Started || first.Degraded {
+			t.Errorf("sent by who hangs up: %s, degraded %t", first.Outcome, first.Degraded)
+		}
+		begin(t, a, "l", one, Busy, "")
+	})
+}
+
 // TestOneIsStarted sends one request a hundred times at the same moment.
 func TestOneIsStarted(t *testing.T) {
 	each(t, func(t *testing.T, a, b Store) { oneIsStarted(t, "k", a, b) })

@@ -83,9 +83,10 @@ func (r *Redis) Begin(ctx context.Context, key string, f Fingerprint) *Attempt {
 	return a
 }
 
-// claim asks Redis what is to be done with a request.
+// claim asks Redis what is to be done with a request. It does so also when ctx is canceled: who has hung up may well try again on another
+// instance, and what is done here must be known there.
 func (r *Redis) claim(ctx context.Context, name string, f Fingerprint, claim []byte) (*Attempt, error) {
-	ctx, cancel := r.context(ctx)
+	ctx, cancel := r.context(context.WithoutCancel(ctx))
 	defer cancel()
 	was, err := r.client.SetArgs(ctx, name, claim, redis.SetArgs{Mode: "NX", Get: true, TTL: Hold}).Result()
 	switch {
