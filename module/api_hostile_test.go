@@ -34,7 +34,7 @@ func TestAPIRefuses(t *testing.T) {
 		{"POST /rooms//messages {\"data\":1}", 400, "bad_request", "room is missing"},
 		{"GET /rooms/", 400, "bad_request", "room is missing"},
 		{"GET /rooms/" + strings.Repeat("x", 201), 400, "bad_request", "longer than 200"},
-		{"GET /rooms/team/red", 404, "not_found", "nothing is at"},
+		{"GET /rooms/team/red", 404, "not_found", "a slash in a name is %2F"},
 		{"GET /rooms/%FF/members", 400, "bad_request", "bad room"},
 		{"GET /users/", 400, "bad_request", `bad user ""`},
 		{"GET /users/a%0Ab", 400, "bad_request", `bad user "a\nb" (allowed: 1 to 256 bytes`},

@@ -84,5 +84,6 @@ func (a *API) route(w http.ResponseWriter, r *http.Request) (*apiRoute, error) {
 	if len(allowed) > 0 {
 		return nil, checkMethod(w, r, allowed)
 	}
-	return nil, statusError(http.StatusNotFound, "nothing is at %.300q (what there is: %s/openapi.json)", r.URL.Path, a.PathPrefix)
+	return nil, statusError(http.StatusNotFound, "nothing is at %.300q (the API begins at %s/, and is described at %[2]s/openapi.json; a slash in a name is %%2F)",
+		r.URL.EscapedPath(), a.PathPrefix)
 }

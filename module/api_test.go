@@ -240,7 +240,7 @@ func TestAPIRoutes(t *testing.T) {
 		words   string
 		allow   string
 	}{
-		{"GET /", 404, "not_found", `nothing is at "/api/" (what there is: /api/openapi.json)`, ""},
+		{"GET /", 404, "not_found", `nothing is at "/api/" (the API begins at /api/, and is described at /api/openapi.json; a slash in a name is %2F)`, ""},
 		{"GET /nothing", 404, "not_found", "nothing is at", ""},
 		{"GET /health/", 404, "not_found", "nothing is at", ""},
 		{"GET //health", 404, "not_found", "nothing is at", ""},

@@ -314,7 +314,7 @@ func texts(to *[]string) parser {
 		name := d.Val()
 		*to = d.RemainingArgs()
 		if len(*to) == 0 {
-			return d.ArgErr()
+			return d.Errf("%s has no value; if it is written as {$NAME}, that variable is empty", name)
 		}
 		if slices.Contains(*to, "") {
 			return d.Errf("%s has an empty argument", name)

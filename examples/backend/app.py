@@ -63,7 +63,7 @@ def say(user, asked):
         raise Problem(400, "A message has a text of 1 to 2000 characters and an id.")
     message = kept.setdefault((user, id), {"id": id, "user": user, "text": text, "ts": int(time.time() * 1000)})
     key = {"Idempotency-Key": f"{user}-{id}"}  # said once, also if an instance does it, dies without an answer, and the next one is asked
-    return {**api("POST", "/rooms/lobby/messages", {"event": "chat", "data": message, "exclude_conn": conn}, **key), "ts": message["ts"]}
+    return {**api("POST", "/rooms/lobby/messages", {"event": "chat", "data": message} | ({"exclude_conn": conn} if conn else {}), **key), "ts": message["ts"]}
 
 def online(*_):
     """Returns who is in the lobby, and for each of them on which instances and in which rooms."""

@@ -199,6 +199,26 @@ func TestApplicationAsksTheNextInstance(t *testing.T) {
 	}
 }
 
+// TestApplicationNeedsNoConnection is for those who say something without a page.
+func TestApplicationNeedsNoConnection(t *testing.T) {
+	asked := make(chan string, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		asked <- string(body)
+		io.WriteString(w, `{"room":"lobby"}`)
+	}))
+	defer server.Close()
+	a := startApplication(t, server.Listener.Addr().String())
+	field, _ := a.signIn(t)
+	cookie, _, _ := strings.Cut(field, ";")
+	if status, detail := a.ask(t, "POST", "/say", "application/json", cookie, `{"id":"12345678","text":"hi"}`); status != 200 {
+		t.Fatalf("answered with %d and %q", status, detail)
+	}
+	if body := <-asked; strings.Contains(body, "exclude_conn") {
+		t.Errorf("asked for %s", body)
+	}
+}
+
 // application is app.py in a process of its own, without a Caddy in front of it.
 type application struct{ addr string }
 

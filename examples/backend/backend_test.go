@@ -215,6 +215,17 @@ func TestRunEnds(t *testing.T) {
 	})
 }
 
+func TestRunRefusesOnePortForTwo(t *testing.T) {
+	needPython(t)
+	first, second := port(freeport.Addr(t)), port(freeport.Addr(t))
+	cmd := exec.Command("./run")
+	cmd.Env = append(os.Environ(), "PORTS="+first+" "+second+" "+first, "REDIS_URL=redis://127.0.0.1:1", "CADDY=true")
+	out, err := cmd.CombinedOutput()
+	if want := "PORTS names " + first + " twice"; cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), want) {
+		t.Errorf("ended with %v and %q, want 1 and %q", err, out, want)
+	}
+}
+
 // TestRunNamesWhatIsMissing runs the command where some programs are not installed.
 func TestRunNamesWhatIsMissing(t *testing.T) {
 	for _, c := range []struct {
