@@ -21,7 +21,7 @@ func init() {
 }
 
 // API is an HTTP API for backends: they publish messages, see who is online and in which rooms, send users away, ban them, put them into rooms,
-// and slow rooms down. What is asked of one instance is done and known on all that share the hub's Redis. It answers every request that it gets.
+// and slow rooms down. What is asked of one instance is done and known on all that share the hub's Redis. It answers every request below its path.
 // GET /openapi.json describes it, and docs/api.md.
 //
 // Whoever may use it may do anything with the hub: either it asks for a secret, or it is said to be unprotected, because something in front
@@ -30,8 +30,8 @@ type API struct {
 	// The name of the hub, which a `rooms` handler of the same configuration must have. Default: `default`.
 	Hub string `json:"hub,omitempty"`
 
-	// What the paths of the API begin with, like `/api`. It begins with a slash and ends without. Default: empty, the API is at the root of what
-	// arrives.
+	// What the paths of the API begin with, like `/api`. It begins with a slash and ends without. Requests for other paths are passed on. Default:
+	// empty, the API is at the root of what arrives, and gets all of it.
 	PathPrefix string `json:"path_prefix,omitempty"`
 
 	// Secrets of 16 bytes or more, one of which each request must have as `Authorization: Bearer <secret>`; with two, an old one can be replaced
@@ -116,8 +116,11 @@ func (a *API) validateConfig() error {
 	return nil
 }
 
-// ServeHTTP answers the request. Nothing comes behind it.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+// ServeHTTP answers the request, or passes it on if its path is none of the API's.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if a.PathPrefix != "" && !strings.HasPrefix(r.URL.EscapedPath(), a.PathPrefix+"/") {
+		return next.ServeHTTP(w, r)
+	}
 	if err := a.serve(w, r); err != nil {
 		a.refuse(w, r, err)
 	}

@@ -8,6 +8,10 @@ import (
 )
 
 // parseAPICaddyfile makes a route of a rooms_api directive. A path matcher that ends in /* also says where the API begins.
+//
+// Who asks for a secret then matches the path itself: Caddy's matcher cleans decoded paths, so that a user who calls himself "../../x" would lead
+// a request of the backend, with its secret, past the API. Where something in front asks, it may be by such a matcher, which the API must not
+// let anybody past.
 func parseAPICaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	api := new(API)
 	h.Next() // the directive
@@ -22,6 +26,9 @@ func parseAPICaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, err
 	}
 	if err := api.UnmarshalCaddyfile(h.Dispenser); err != nil {
 		return nil, err
+	}
+	if api.PathPrefix != "" && !api.Unprotected {
+		matcher = nil
 	}
 	return h.NewRoute(matcher, api), nil
 }

@@ -162,6 +162,36 @@ func TestAPINames(t *testing.T) {
 	}
 }
 
+// TestAPINamesLikePaths asks for users and rooms whose names, decoded, would lead a path out of the API: they get no answer but the API's. What is
+// elsewhere is not the API's.
+func TestAPINamesLikePaths(t *testing.T) {
+	const elsewhere = "\n\trespond elsewhere 418\n}"
+	for _, guard := range []string{"secret {env.NEW_SECRET}", "unprotected"} {
+		config := strings.Replace(memoryAPIConfig, "secret {env.NEW_SECRET} {env.OLD_SECRET}", guard, 1)
+		b := newBackend(t, startAPI(t, strings.TrimSuffix(config, "\n}")+elsewhere))
+		others := []string{"/", "/api", "/apis/health", "/x/api/health"}
+		for path, name := range map[string]string{
+			"/users/..%2F..%2Fx": "../../x", "/rooms/..%2F..%2Fx": "../../x", "/rooms/a%2F..%2F..%2F..%2Fws": "a/../../../ws", "/users/%2e%2e%2f.%2e": "../..",
+		} {
+			if guard == "unprotected" {
+				others = append(others, "/api"+path) // or it would be past what may be in front
+			} else if answer := b.do("GET", path, ""); answer["user"] != name && answer["room"] != name {
+				t.Errorf("%s: %v", path, answer)
+			}
+		}
+		for _, path := range others {
+			resp, err := http.Get("http://" + b.c.Addr + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusTeapot {
+				t.Errorf("%s: %d", path, resp.StatusCode)
+			}
+		}
+	}
+}
+
 // TestAPIDeepAndDouble says what happens to what JSON leaves open: nesting is allowed as deeply as encoding/json reads it, and of a field that
 // comes twice the last one counts.
 func TestAPIDeepAndDouble(t *testing.T) {

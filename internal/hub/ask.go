@@ -35,15 +35,16 @@ type answer struct {
 
 // fitting returns as many of some connections as fit an answer, and where the rest of the list starts.
 func fitting(connections []Connection, next string) ([]Connection, string) {
-	size := 0
+	size, last := 0, ""
 	for i, c := range connections {
 		size += len(c.ID) + len(c.User) + len(c.Device) + 100
 		for _, room := range c.Rooms {
 			size += len(room) + 3
 		}
 		if i > 0 && size > maxListed {
-			return connections[:i], connections[i-1].ID
+			return connections[:i], last
 		}
+		last = c.ID
 	}
 	return connections, next
 }
