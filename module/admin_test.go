@@ -198,7 +198,7 @@ func TestAdminRefuses(t *testing.T) {
 
 		{"POST /rooms/default/disconnect", 400, "bad body: EOF"},
 		{"POST /rooms/default/disconnect {}", 400, "exactly one of them"},
-		{"POST /rooms/default/disconnect null", 400, "exactly one of them"},
+		{"POST /rooms/default/disconnect null", 400, "it can't be a JSON null"},
 		{`POST /rooms/default/disconnect {"user":"ann","conn":"c1"}`, 400, `user "ann" and conn "c1": exactly one`},
 		{`POST /rooms/default/disconnect {"user":"ann","room":"lobby"}`, 400, `unknown field "room" (allowed: {"user":"…"} or {"conn":"…"})`},
 		{`POST /rooms/default/disconnect {"user":42}`, 400, "user can't be a JSON number"},

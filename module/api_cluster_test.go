@@ -256,7 +256,7 @@ func TestAPIModeration(t *testing.T) {
 		for _, b := range []*backend{h.backend, &there} {
 			same(t, "a slow room", b.do("GET", "/rooms/lobby", "")["limits"], `{"publish":{"events":1,"window":3600000}}`)
 		}
-		h.do("DELETE", "/limits/slow_mode/lobby:ann", "") // of the run before
+		h.do("DELETE", "/limits/slow_mode/lobby%20ann", "") // of the run before
 		// What the server says itself is not slowed.
 		for range 2 {
 			h.do("POST", "/rooms/lobby/messages", `{"data":1}`)
@@ -270,7 +270,7 @@ func TestAPIModeration(t *testing.T) {
 		if limit := away.Refused("rate_limited")["limit"].(roomstest.Object); limit["name"] != "slow_mode" {
 			t.Errorf("%v", limit)
 		}
-		same(t, "reset", there.do("DELETE", "/limits/slow_mode/lobby:ann", ""), `{"limit":"slow_mode","key":"lobby:ann"}`)
+		same(t, "reset", there.do("DELETE", "/limits/slow_mode/lobby%20ann", ""), `{"limit":"slow_mode","key":"lobby ann"}`)
 		away.Send(`{"type":"publish","id":2,"room":"lobby","data":1}`)
 		away.Next("ack")
 		ann.Next("message")

@@ -71,7 +71,7 @@ func TestAPIRefuses(t *testing.T) {
 		// Bodies
 		{"POST /rooms/lobby/messages", 400, "bad_request", "body is missing"},
 		{"POST /rooms/lobby/messages {}", 400, "bad_request", `"data" is missing`},
-		{"POST /rooms/lobby/messages null", 400, "bad_request", `"data" is missing`},
+		{"POST /rooms/lobby/messages null", 400, "bad_request", "it can't be a JSON null"},
 		{"POST /rooms/lobby/messages []", 400, "bad_request", "it can't be a JSON array"},
 		{"POST /rooms/lobby/messages {\"data\":", 400, "bad_request", "bad body: unexpected EOF"},
 		{"POST /rooms/lobby/messages {\"data\":1}{}", 400, "bad_request", "something follows"},
@@ -99,6 +99,8 @@ func TestAPIRefuses(t *testing.T) {
 		{"POST /rooms/lobby/kick {\"user\":\"\"}", 400, "bad_request", `bad user ""`},
 		{"POST /rooms/lobby/kick {\"conn\":null}", 400, "bad_request", `bad conn ""`},
 		{"POST /rooms/lobby/kick {\"conn\":\"" + strings.Repeat("x", 64<<10) + "\"}", 413, "too_large", "allowed: 65536 bytes"},
+		{"POST /users/ann/disconnect null", 400, "bad_request", "it can't be a JSON null"},
+		{"PUT /rooms/lobby/limits null", 400, "bad_request", "it can't be a JSON null"},
 		{"POST /users/ann/disconnect {\"conn\":\"\"}", 400, "bad_request", `bad conn ""`},
 		{"POST /users/ann/disconnect {\"conn\":null}", 400, "bad_request", `bad conn ""`},
 		{"POST /users/ann/disconnect {\"conn\":\"c\",\"ban\":\"1m\"}", 400, "bad_request", `both "conn" and "ban"`},

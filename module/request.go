@@ -112,6 +112,9 @@ func decodeBody(b []byte, form string, into any) error {
 	if !utf8.Valid(b) {
 		return badRequest("body is not UTF-8")
 	}
+	if bytes.Equal(bytes.TrimSpace(b), []byte("null")) { // which would decode into anything, and change nothing
+		return badRequest("bad body: it can't be a JSON null (allowed: %s)", form)
+	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	err := d.Decode(into)

@@ -124,8 +124,8 @@ func (h *Hub) slowModeOf(room string) *Limit {
 	}
 }
 
-// slowKey is what a slow mode counts separately.
-func slowKey(room, user string) string { return room + ":" + user }
+// slowKey is what a slow mode counts separately. The names of rooms have no spaces.
+func slowKey(room, user string) string { return room + " " + user }
 
 // closeBanned closes the connections of users who are banned now, and gives up the places of those whose connections were lost. It does not wait.
 func (h *Hub) closeBanned(users []string) {
@@ -147,7 +147,7 @@ func (h *Hub) closeBanned(users []string) {
 //
 // The key is what the limit counts separately, with its placeholders filled in: by default the id of a user, on connect the address of a client,
 // which is its /64 for IPv6 ("2001:db8:1:2::/64"); for a key of the operator's own, such as {rooms.room}:{rooms.user}, the text with what stands
-// for them ("lobby:ann"); the id of the connection for one of {rooms.conn}; and "<room>:<user>" for SlowModeLimit.
+// for them ("lobby:ann"); the id of the connection for one of {rooms.conn}; and "<room> <user>" for SlowModeLimit.
 func (h *Hub) ResetLimit(ctx context.Context, name, key string) (known, degraded bool) {
 	if !h.running.Load() {
 		return false, false
@@ -188,10 +188,9 @@ func (h *Hub) receiveReset(payload []byte) {
 // limitsOf returns the limits of that name that may have counted for a key, each once.
 func (h *Hub) limitsOf(name, key string) (limits []Limit) {
 	if name == SlowModeLimit {
-		for room, m := range h.backend.Moderation.SlowModes() {
-			if strings.HasPrefix(key, slowKey(room, "")) { // more than one may be: rooms and users have colons in their names
-				limits = append(limits, Limit{Limit: slowLimit(m), Limiter: h.opts.Limiter})
-			}
+		room, _, _ := strings.Cut(key, " ")
+		if m, ok := h.backend.Moderation.SlowMode(room); ok {
+			limits = append(limits, Limit{Limit: slowLimit(m), Limiter: h.opts.Limiter})
 		}
 		return limits
 	}

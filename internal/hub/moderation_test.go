@@ -375,14 +375,17 @@ func TestResetLimit(t *testing.T) {
 	b.waitFor("slow mode to be known", func() bool { return b.SlowMode("a:b") != nil })
 	equal(t, "first in slow mode", sends(ann, "a:b")["type"], "ack")
 	equal(t, "second in slow mode", sends(annThere, "a:b")["code"], "rate_limited")
-	reset("slow_mode", "a:b:ann", true)
+	reset("slow_mode", "a:b ann", true)
 	b.sync(a)
 	equal(t, "there after a reset", sends(annThere, "a:b")["type"], "ack")
-	reset("slow_mode", "nowhere:nobody", true)
+	reset("slow_mode", "a b:ann", true)
+	b.sync(a)
+	equal(t, "after a reset of others", sends(ann, "a:b")["code"], "rate_limited")
+	reset("slow_mode", "nowhere nobody", true)
 
 	server.Kill()
 	a.waitFor("Redis to be missed", func() bool { return !a.backend.Up() })
-	if known, degraded := a.ResetLimit(t.Context(), "slow_mode", "a:b:ann"); !known || !degraded {
+	if known, degraded := a.ResetLimit(t.Context(), "slow_mode", "a:b ann"); !known || !degraded {
 		t.Errorf("without Redis: known %t, degraded %t", known, degraded)
 	}
 }

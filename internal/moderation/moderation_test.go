@@ -570,3 +570,15 @@ func TestReadingCostsNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// SlowModes returns all slow modes, by room.
+func (t *Table) SlowModes() map[string]SlowMode {
+	all := make(map[string]SlowMode)
+	if t.known[slowMode].Load() == 0 {
+		return all
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	t.each(slowMode, func(name string, d decision) { all[name] = d.slow })
+	return all
+}

@@ -151,18 +151,6 @@ func (t *Table) SlowMode(room string) (SlowMode, bool) {
 	return d.slow, holds
 }
 
-// SlowModes returns all slow modes, by room.
-func (t *Table) SlowModes() map[string]SlowMode {
-	all := make(map[string]SlowMode)
-	if t.known[slowMode].Load() == 0 {
-		return all
-	}
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	t.each(slowMode, func(name string, d decision) { all[name] = d.slow })
-	return all
-}
-
 func (t *Table) get(s subject) (decision, bool) {
 	if t.known[s.kind].Load() == 0 {
 		return decision{}, false

@@ -101,6 +101,9 @@ func New(o Options) (*Verifier, error) {
 // minSecret is the shortest secret, in bytes (RFC 7518, section 3.2).
 const minSecret = 32
 
+// latestExpiry is the end of the year 9999, in seconds as exp is. Who writes milliseconds would have made a token that never ends.
+const latestExpiry = 253_402_300_799
+
 func checkSecret(secret []byte) error {
 	if len(secret) < minSecret {
 		return fmt.Errorf("secret has %d bytes (allowed: %d or more, as RFC 7518 asks for)", len(secret), minSecret)
@@ -178,6 +181,9 @@ func (v *Verifier) claims(payload []byte) (*Claims, error) {
 	}
 	c.User = known.Subject
 	if known.Expiry != nil {
+		if *known.Expiry > latestExpiry {
+			return nil, fmt.Errorf("%w: exp %d is not in seconds", ErrInvalid, *known.Expiry)
+		}
 		c.Expires = known.Expiry.Time().Add(v.opts.Leeway)
 	}
 	var err error

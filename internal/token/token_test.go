@@ -123,6 +123,7 @@ func TestVerify(t *testing.T) {
 		{"several audiences", all, sign(t, jose.HS256, secret, with("aud", []string{"web", "rooms"})), nil},
 		{"never expires", all, sign(t, jose.HS256, secret, with("exp", nil)), nil},
 		{"expired within the leeway", all, sign(t, jose.HS256, secret, with("exp", now.Add(-5*time.Second).Unix())), nil},
+		{"expiry in milliseconds", all, sign(t, jose.HS256, secret, with("exp", time.Now().Add(time.Hour).UnixMilli())), ErrInvalid},
 		{"expired", all, sign(t, jose.HS256, secret, with("exp", past)), ErrExpired},
 		{"not yet valid", all, sign(t, jose.HS256, secret, with("nbf", soon)), ErrInvalid},
 		{"issued in the future", all, sign(t, jose.HS256, secret, with("iat", soon)), ErrInvalid},
