@@ -1,0 +1,45 @@
+package module
+
+import (
+	"syscall"
+	"testing"
+
+	"github.com/caddyrooms/caddy-rooms/internal/roomstest"
+)
+
+// TestAPIBanOutlivesInstances kills all instances: who is banned is kept out by those that come after, and rooms stay slow.
+func TestAPIBanOutlivesInstances(t *testing.T) {
+	a, b, _ := startTwoAPIs(t, apiConfig)
+	here, there := newBackend(t, a), newBackend(t, b)
+	here.do("POST", "/users/eve/disconnect", `{"ban":"1h"}`)
+	here.do("PUT", "/rooms/lobby/limits", `{"publish":{"events":1,"window":"1h"}}`)
+	a.Kill()
+	b.Kill()
+	b.Run()
+	b.Wait("the ban to be read", func() bool { return there.do("GET", "/users/eve", "")["banned_until"] != nil })
+	same(t, "the room", there.do("GET", "/rooms/lobby", "")["limits"], `{"publish":{"events":1,"window":3600000}}`)
+	eve := roomstest.Connect(t, b.URL("/ws?user=eve"), nil)
+	eve.Refused("forbidden")
+	if code := eve.Closed(); code != 4002 {
+		t.Errorf("closed with %d", code)
+	}
+}
+
+// TestAPIWhileAnInstanceStandsStill has answers say that one instance has not.
+func TestAPIWhileAnInstanceStandsStill(t *testing.T) {
+	a, b, _ := startTwoAPIs(t, apiConfig)
+	here := newBackend(t, a)
+	ann, bob := dial(t, a, "ann"), dial(t, b, "bob")
+	ann.Join("lobby")
+	bob.Join("lobby")
+	b.Signal(syscall.SIGSTOP)
+	same(t, "kick", here.do("POST", "/rooms/lobby/kick", `{"user":"ann"}`), `{"room":"lobby","connections":1,"degraded":true}`)
+	same(t, "kick of who is there", here.do("POST", "/rooms/lobby/kick", `{"user":"bob"}`), `{"room":"lobby","connections":0,"degraded":true}`)
+	if stats := here.do("GET", "/stats", ""); stats["degraded"] != true || len(stats["nodes"].([]any)) != 1 {
+		t.Errorf("stats %v", stats)
+	}
+	b.Signal(syscall.SIGCONT)
+	a.Wait("all to answer", func() bool { return here.do("GET", "/stats", "")["degraded"] == nil })
+	bob.Next("presence") // ann's leave
+	bob.Next("left")     // what has reached the instance is done
+}
