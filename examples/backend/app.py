@@ -80,20 +80,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise Problem(401, "Sign in first.") if route else Problem(404, "Nothing is here.")
         if self.command == "POST" and self.headers.get_content_type() != "application/json":  # which no other site's page may send
             raise Problem(415, "Send JSON.")
-        return route(user, json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}"))
+        return route(user, dict(json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")))
 
     def do_GET(self):
         try:
             status, result = 200, {} if self.path == "/" else self.result()
-        except Problem as problem:
-            status, result = problem.args[0], {"detail": problem.args[1]}
+        except (Problem, ValueError, TypeError) as problem:  # the last two: what was sent is no JSON object
+            status, why = problem.args if isinstance(problem, Problem) else (400, "Send a JSON object.")
+            result = {"detail": why}
         self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8" if self.path == "/" else "application/json")
         if "session" in result:
             self.send_header("Set-Cookie", f"backend_session={result.pop('session')}; Path=/; HttpOnly; SameSite=Strict")
         self.end_headers()
         self.wfile.write(PAGE if self.path == "/" else json.dumps(result).encode())
-
     do_POST = do_GET
 
 http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["APP_PORT"])), Handler).serve_forever()
