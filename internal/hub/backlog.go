@@ -8,7 +8,7 @@ const maxBacklog = 64
 // saying is a broadcast that waits.
 type saying struct {
 	frame *ws.Frame
-	to    listeners
+	to    addressees
 }
 
 // backlog is what has come from the bus for a large room and was not said yet. room.mu guards it.
@@ -19,7 +19,7 @@ type backlog struct {
 
 // relay is broadcast for the bus, whose one goroutine brings what concerns all rooms: a large room does not hold it up. What it brings for one
 // room is said in that order.
-func (r *room) relay(f *ws.Frame, to listeners) {
+func (r *room) relay(f *ws.Frame, to addressees) {
 	r.mu.Lock()
 	b := &r.backlog
 	if !b.working && len(r.members.list) <= walkPart {

@@ -64,7 +64,7 @@ func (h *Hub) publishMessage(m *Message, done func(error)) {
 	b := wire.AppendMessage(ws.Buffer(len(m.Data)+len(m.Room)+len(frame.To)+len(m.Event)+128), &frame)
 	to := m.Audience
 	if m.Room != "" {
-		h.send(h.room(m.Room), m.Room, b, h.listeners(to), to.header(), done)
+		h.send(h.room(m.Room), m.Room, b, h.addressees(to), to.header(), done)
 	} else {
 		to.Only = m.User
 		h.sendUser(b, to, done)
@@ -143,9 +143,9 @@ func (a Audience) header() []byte {
 	return b
 }
 
-// listeners returns the audience as a room of this instance knows it.
-func (h *Hub) listeners(a Audience) listeners {
-	l := listeners{only: a.Only, without: a.ExceptUser}
+// addressees returns the audience as a room of this instance knows it.
+func (h *Hub) addressees(a Audience) addressees {
+	l := addressees{only: a.Only, without: a.ExceptUser}
 	if a.ExceptConn != "" {
 		if s := h.session(a.ExceptConn); s != nil {
 			l.except = s.conn
@@ -154,23 +154,23 @@ func (h *Hub) listeners(a Audience) listeners {
 	return l
 }
 
-// listeners are those members of a room who hear a message. The zero value is all.
-type listeners struct {
+// addressees are those members of a room who hear a message. The zero value is all.
+type addressees struct {
 	except        *ws.Conn
 	only, without string // users; "" for none
 }
 
 // all tells whether no user is left out.
-func (l *listeners) all() bool { return l.only == "" && l.without == "" }
+func (l *addressees) all() bool { return l.only == "" && l.without == "" }
 
-func (l *listeners) user(name string) bool {
+func (l *addressees) user(name string) bool {
 	return (l.only == "" || name == l.only) && (l.without == "" || name != l.without)
 }
 
 // send delivers a message's frame, which b holds behind ws.Headroom, to those in the room who are to hear it, and has it published to the other
 // instances, with header for those who hear it there. r is nil when nobody is in the room here. done, if not nil, is called once with what
 // became of it there, as that of bus.Publish.
-func (h *Hub) send(r *room, name string, b []byte, to listeners, header []byte, done func(error)) {
+func (h *Hub) send(r *room, name string, b []byte, to addressees, header []byte, done func(error)) {
 	if r != nil {
 		r.broadcast(ws.Text(b), to)
 	}

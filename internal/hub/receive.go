@@ -90,7 +90,7 @@ func (h *Hub) receiveLoss(name string, isRoom bool, from string) {
 
 // tellGap tells the members that messages may be missing.
 func (r *room) tellGap() {
-	r.relay(ws.Text(wire.AppendGap(ws.Buffer(64+len(r.name)), r.name, "bus")), listeners{})
+	r.relay(ws.Text(wire.AppendGap(ws.Buffer(64+len(r.name)), r.name, "bus")), addressees{})
 }
 
 func (h *Hub) receiveMessage(name string, payload []byte) {
@@ -103,7 +103,7 @@ func (h *Hub) receiveMessage(name string, payload []byte) {
 		return
 	}
 	h.measureLag(body)
-	r.relay(ws.Text(append(ws.Buffer(len(body)), body...)), h.listeners(a))
+	r.relay(ws.Text(append(ws.Buffer(len(body)), body...)), h.addressees(a))
 }
 
 func (h *Hub) receiveUserMessage(payload []byte) {
@@ -152,5 +152,5 @@ func (h *Hub) receiveOutside(name string, payload []byte) {
 		return
 	}
 	b := wire.AppendMessage(ws.Buffer(len(payload)+128), &wire.Message{Room: name, Event: event, Data: data, TS: time.Now().UnixMilli()})
-	r.relay(ws.Text(b), listeners{})
+	r.relay(ws.Text(b), addressees{})
 }

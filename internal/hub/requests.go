@@ -204,9 +204,9 @@ func (s *Session) publish(req *wire.Request) {
 	} else {
 		r = h.room(req.Room)
 	}
-	to := listeners{except: s.conn}
+	to := addressees{except: s.conn}
 	if req.Echo {
-		to = listeners{}
+		to = addressees{}
 	}
 	var done func(error)
 	if req.ID != nil {

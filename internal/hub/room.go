@@ -175,14 +175,14 @@ func (r *room) remove(m *membership) {
 }
 
 // broadcast sends f to the members who are to hear it, and to every tail.
-func (r *room) broadcast(f *ws.Frame, to listeners) {
+func (r *room) broadcast(f *ws.Frame, to addressees) {
 	r.speaking.Lock()
 	defer r.speaking.Unlock()
 	r.say(f, to)
 }
 
 // say is broadcast with speaking held.
-func (r *room) say(f *ws.Frame, to listeners) {
+func (r *room) say(f *ws.Frame, to addressees) {
 	began := time.Now()
 	defer func() { r.hub.metrics.Broadcast.Observe(time.Since(began).Seconds()) }()
 	shared, b := ws.Shared{Plain: f}, r.hub.pool.Batch()
