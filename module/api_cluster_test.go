@@ -121,7 +121,7 @@ func TestAPIBatch(t *testing.T) {
 			"200 lobby <nil>", "200 <nil> bob", `400 bad_request bad room "a b"`, "400 bad_request room \"lobby\" and user \"bob\": exactly one", "400 bad_request room \"\" and user",
 			`400 bad_request "data" is missing`, "413 too_large message is too long (allowed: 1024 bytes)", `400 bad_request "to_user" and "exclude_user" are of messages to a room`,
 			`400 bad_request bad to_user ""`, `400 bad_request bad to_user ""`, `400 bad_request bad user ""`, `400 bad_request bad body: unknown field "from"`,
-			"400 bad_request event \"a\\a\"", "400 bad_request bad body: it can't be a JSON number", "400 bad_request room", "400 bad_request bad body: it can't be a JSON array", "200 lobby <nil>",
+			"400 bad_request event \"a\\a\"", "400 bad_request bad body: it can't be a JSON number", "400 bad_request bad body: it can't be a JSON null", "400 bad_request bad body: it can't be a JSON array", "200 lobby <nil>",
 		} {
 			if i >= len(got) || !strings.HasPrefix(got[i], want) {
 				t.Errorf("result %d is %s, want %s", i, got[i], want)
