@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/caddyrooms/caddy-rooms/internal/caddytest"
@@ -122,7 +121,7 @@ func TestCommandsLive(t *testing.T) {
 // tailProcess is a running caddy rooms tail.
 type tailProcess struct {
 	cmd       *exec.Cmd
-	out, errs lockedBuffer
+	out, errs caddytest.Output
 }
 
 // startTail returns when the server sends messages.
@@ -147,22 +146,4 @@ func (p *tailProcess) interrupt(t *testing.T) {
 	if err := p.cmd.Wait(); err != nil {
 		t.Errorf("interrupted tail: %v, %s", err, p.errs.String())
 	}
-}
-
-// lockedBuffer is what a process prints while a test reads it. Any goroutine may use it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

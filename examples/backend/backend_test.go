@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -351,8 +350,7 @@ type example struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
 
-	mu     sync.Mutex
-	output strings.Builder // locked by mu
+	output caddytest.Output
 }
 
 var instance = regexp.MustCompile(`^(http://localhost:\d+)  \(process (\d+), admin localhost:\d+\)$`)
@@ -373,7 +371,7 @@ func start(t *testing.T, env ...string) *example {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.cmd.Stderr = e
+	e.cmd.Stderr = &e.output
 	if err := e.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +379,7 @@ func start(t *testing.T, env ...string) *example {
 	go func() {
 		defer close(e.done)
 		for lines := bufio.NewScanner(stdout); lines.Scan(); {
-			fmt.Fprintln(e, lines.Text())
+			fmt.Fprintln(&e.output, lines.Text())
 			if found := instance.FindStringSubmatch(lines.Text()); found != nil {
 				pid, _ := strconv.Atoi(found[2]) // these are digits
 				e.urls, e.pids = append(e.urls, found[1]), append(e.pids, pid)
@@ -396,9 +394,9 @@ func start(t *testing.T, env ...string) *example {
 	select {
 	case <-serves:
 	case <-e.done:
-		t.Fatalf("the command ended:\n%s", e.said())
+		t.Fatalf("the command ended:\n%s", e.output.String())
 	case <-time.After(caddytest.Patience):
-		t.Fatalf("the command does not serve:\n%s", e.said())
+		t.Fatalf("the command does not serve:\n%s", e.output.String())
 	}
 	return e
 }
@@ -429,19 +427,6 @@ func (e *example) stop(t *testing.T, dir string) {
 	if left, _ := filepath.Glob(dir + "/tmp*"); len(left) > 0 {
 		t.Errorf("the command leaves %q", left)
 	}
-}
-
-// Write keeps output.
-func (e *example) Write(p []byte) (int, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.output.Write(p)
-}
-
-func (e *example) said() string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.output.String()
 }
 
 func (e *example) port(i int) string {
@@ -476,19 +461,19 @@ func (e *example) ended(t *testing.T, code int) {
 	select {
 	case <-e.done:
 	case <-time.After(caddytest.Patience):
-		t.Fatalf("the command does not end:\n%s", e.said())
+		t.Fatalf("the command does not end:\n%s", e.output.String())
 	}
 	if got := e.cmd.ProcessState.ExitCode(); got != code {
-		t.Errorf("the command ended with %d, want %d:\n%s", got, code, e.said())
+		t.Errorf("the command ended with %d, want %d:\n%s", got, code, e.output.String())
 	}
 }
 
 // waitOutput waits until the command has said text.
 func (e *example) waitOutput(t *testing.T, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(caddytest.Patience); !strings.Contains(e.said(), text); <-time.After(10 * time.Millisecond) {
+	for deadline := time.Now().Add(caddytest.Patience); !strings.Contains(e.output.String(), text); <-time.After(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("the command never says %q:\n%s", text, e.said())
+			t.Fatalf("the command never says %q:\n%s", text, e.output.String())
 		}
 	}
 }

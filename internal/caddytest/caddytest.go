@@ -73,7 +73,7 @@ type Caddy struct {
 	env  []string
 	cmd  *exec.Cmd
 	done chan struct{} // closed when cmd has ended
-	log  output
+	log  Output
 }
 
 // Start runs a Caddy with the Caddyfile at path, from the root of the repository, and returns when it serves. In it, {$PORT} is a free port.
@@ -255,19 +255,20 @@ func root(t testing.TB) string {
 	return strings.TrimSpace(string(out))
 }
 
-// output is what processes have written. Any goroutine may use it.
-type output struct {
+// Output is what processes have written. Any goroutine may use it.
+type Output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
 }
 
-func (o *output) Write(p []byte) (int, error) {
+// Write implements io.Writer.
+func (o *Output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.b.Write(p)
 }
 
-func (o *output) String() string {
+func (o *Output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.b.String()
