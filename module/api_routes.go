@@ -37,35 +37,43 @@ var apiRoutes = []apiRoute{
 	{http.MethodGet, "/openapi.json", getDocument, true},
 }
 
-// match returns the names in a path whose segments are given escaped.
-func (t *apiRoute) match(segments []string) (names map[string]string, ok bool) {
-	pattern := strings.Split(t.path[1:], "/")
-	if len(segments) != len(pattern) {
-		return nil, false
-	}
-	names = make(map[string]string)
-	for i, p := range pattern {
-		switch segment, err := url.PathUnescape(segments[i]); {
-		case err != nil:
-			return nil, false // EscapedPath has none such
-		case p[0] == '{':
-			names[p[1:len(p)-1]] = segment
-		case p != segment:
-			return nil, false
+// match tells whether a path with these segments is one of the route's.
+func (t *apiRoute) match(segments []string) bool {
+	i := 0
+	for p := range strings.SplitSeq(t.path[1:], "/") {
+		if i == len(segments) || p[0] != '{' && p != segments[i] {
+			return false
 		}
+		i++
 	}
-	return names, true
+	return i == len(segments)
+}
+
+// name makes the names in a path that matches path values of the request.
+func (t *apiRoute) name(r *http.Request, segments []string) {
+	i := 0
+	for p := range strings.SplitSeq(t.path[1:], "/") {
+		if p[0] == '{' {
+			r.SetPathValue(p[1:len(p)-1], segments[i])
+		}
+		i++
+	}
 }
 
 // route returns the route of a request, whose names become its path values. The path is split before it is decoded: a name may have slashes in it.
 func (a *API) route(w http.ResponseWriter, r *http.Request) (*apiRoute, error) {
 	path, under := strings.CutPrefix(r.URL.EscapedPath(), a.PathPrefix+"/")
 	segments := strings.Split(path, "/")
+	for i := range segments {
+		var err error
+		if segments[i], err = url.PathUnescape(segments[i]); err != nil {
+			under = false // EscapedPath has none such
+		}
+	}
 	var allowed []string
 	for i := range apiRoutes {
 		t := &apiRoutes[i]
-		names, ok := t.match(segments)
-		if !under || !ok {
+		if !under || !t.match(segments) {
 			continue
 		}
 		methods := []string{t.method}
@@ -76,9 +84,7 @@ func (a *API) route(w http.ResponseWriter, r *http.Request) (*apiRoute, error) {
 			allowed = append(allowed, methods...)
 			continue
 		}
-		for name, value := range names {
-			r.SetPathValue(name, value)
-		}
+		t.name(r, segments)
 		return t, nil
 	}
 	if len(allowed) > 0 {
