@@ -118,11 +118,7 @@ func findHub(name string) (*sharedHub, error) {
 		for _, h := range all {
 			names = append(names, h.key.name)
 		}
-		there := "none"
-		if len(names) > 0 {
-			there = strings.Join(slices.Compact(names), ", ")
-		}
-		return nil, statusError(http.StatusNotFound, "no hub %q (there are: %s)", name, there)
+		return nil, statusError(http.StatusNotFound, "no hub %q (there are: %s)", name, listed(slices.Compact(names)))
 	}
 	if all[at].State() == hub.StateStarting {
 		return nil, statusError(http.StatusServiceUnavailable, "hub %q has not started yet", name)

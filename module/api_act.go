@@ -6,10 +6,11 @@ import (
 	"time"
 
 	"github.com/caddyrooms/caddy-rooms/internal/hub"
+	"github.com/caddyrooms/caddy-rooms/internal/moderation"
 )
 
 // banTime is for how long somebody may be banned.
-var banTime = durations(0, time.Second, 720*time.Hour)
+var banTime = durations(0, time.Second, moderation.MaxBan)
 
 // doneOrder is what became of an order: with how many connections it was done, on all instances.
 type doneOrder struct {

@@ -48,14 +48,8 @@ func (a *API) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 // parseDirective parses what comes after the directive.
 func (a *API) parseDirective(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		a.Hub = d.Val()
-		if err := checkName("hub", a.Hub); err != nil {
-			return d.WrapErr(err)
-		}
-	}
-	if d.NextArg() {
-		return d.ArgErr()
+	if err := parseHub(d, &a.Hub); err != nil {
+		return err
 	}
 	return parseBlock(d, "rooms_api", []subdirective{
 		{word: "secret", parse: texts(&a.Secrets)},

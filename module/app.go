@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -120,24 +119,14 @@ func (a *App) add(h *Handler, key hubKey) error {
 // Start implements caddy.App. Only now all handlers are known: each API gets its hub, and one that names none of them is refused.
 func (a *App) Start() error {
 	for _, api := range a.apis {
-		for key, handlers := range a.handlers {
-			if key.name == api.Hub {
-				api.hub = handlers[0].hub
-			}
+		handlers := a.handlers[hubKey{name: api.Hub, redis: a.redis[api.Hub]}]
+		if len(handlers) == 0 {
+			return fmt.Errorf("rooms_api names the hub %q, and no rooms handler of the configuration has it (there are: %s)",
+				api.Hub, listed(slices.Sorted(maps.Keys(a.redis))))
 		}
-		if api.hub == nil {
-			return fmt.Errorf("rooms_api names the hub %q, and no rooms handler of the configuration has it (there are: %s)", api.Hub, a.hubNames())
-		}
+		api.hub = handlers[0].hub
 	}
 	return nil
-}
-
-// hubNames returns the names of the hubs of the configuration, for people.
-func (a *App) hubNames() string {
-	if len(a.redis) == 0 {
-		return "none"
-	}
-	return strings.Join(slices.Sorted(maps.Keys(a.redis)), ", ")
 }
 
 // Stop implements caddy.App, for whatever reason the configuration ends. If it was in force, another one is now live, or the process is at its

@@ -124,16 +124,24 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return checked(h.parseDirective, h.validateConfig)(d)
 }
 
-// parseDirective parses what comes after the directive.
-func (h *Handler) parseDirective(d *caddyfile.Dispenser) error {
+// parseHub parses the one argument that a directive may have, the name of its hub.
+func parseHub(d *caddyfile.Dispenser, name *string) error {
 	if d.NextArg() {
-		h.Hub = d.Val()
-		if err := checkName("hub", h.Hub); err != nil {
+		*name = d.Val()
+		if err := checkName("hub", *name); err != nil {
 			return d.WrapErr(err)
 		}
 	}
 	if d.NextArg() {
 		return d.ArgErr()
+	}
+	return nil
+}
+
+// parseDirective parses what comes after the directive.
+func (h *Handler) parseDirective(d *caddyfile.Dispenser) error {
+	if err := parseHub(d, &h.Hub); err != nil {
+		return err
 	}
 	return parseBlock(d, "rooms", []subdirective{
 		{word: "user", parse: checked(text(&h.User), h.validateUser)},

@@ -29,16 +29,17 @@ func readQuery(r *http.Request, allowed ...string) (url.Values, error) {
 	}
 	for name, given := range values {
 		switch {
-		case !slices.Contains(allowed, name) && len(allowed) == 0:
-			return nil, badRequest("unknown parameter %q (allowed: none)", name)
 		case !slices.Contains(allowed, name):
-			return nil, badRequest("unknown parameter %q (allowed: %s)", name, strings.Join(allowed, ", "))
+			return nil, badRequest("unknown parameter %q (allowed: %s)", name, listed(allowed))
 		case len(given) > 1:
 			return nil, badRequest("parameter %q is given %d times (allowed: once)", name, len(given))
 		}
 	}
 	return values, nil
 }
+
+// listed returns names as one text for people.
+func listed(names []string) string { return cmp.Or(strings.Join(names, ", "), "none") }
 
 // readPage is readQuery for a list, which has two parameters more.
 func readPage(r *http.Request, allowed ...string) (query url.Values, after string, limit int, err error) {

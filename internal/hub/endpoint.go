@@ -116,9 +116,7 @@ func (h *Hub) DrainWindow() time.Duration {
 
 // most returns the largest of what the endpoints' policies say.
 func most[T int | time.Duration](h *Hub, of func(*Policy) T) (largest T) {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	for _, e := range h.endpoints {
+	for _, e := range h.allEndpoints() {
 		largest = max(largest, of(e.policy.Load()))
 	}
 	return largest

@@ -194,10 +194,8 @@ func (h *Hub) limitsOf(name, key string) (limits []Limit) {
 		}
 		return limits
 	}
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	for _, e := range h.endpoints {
-		for _, l := range e.policy.Load().Limits {
+	for _, e := range h.allEndpoints() {
+		for _, l := range e.Policy().Limits {
 			same := func(o Limit) bool { return o.Limit == l.Limit && o.Limiter == l.Limiter }
 			if l.Name == name && !slices.ContainsFunc(limits, same) {
 				limits = append(limits, l)
