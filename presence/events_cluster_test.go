@@ -19,8 +19,10 @@ import (
 
 // audience is another program, which believes what it is told and nothing else. It complains when it is told what can't be.
 type audience struct {
-	sub  *redis.PubSub
-	done chan struct{}
+	c     *cluster
+	sub   *redis.PubSub
+	done  chan struct{}
+	marks chan struct{} // gets one for each mark that told puts behind what was published
 
 	mu         sync.Mutex
 	online     map[string]bool
@@ -35,7 +37,8 @@ type audience struct {
 func (c *cluster) listen() *audience {
 	c.t.Helper()
 	a := &audience{
-		sub: c.redis.Subscribe(c.t.Context(), presenceEvents, userEvents, roomEvents), done: make(chan struct{}),
+		c: c, sub: c.redis.Subscribe(c.t.Context(), presenceEvents, userEvents, roomEvents),
+		done: make(chan struct{}), marks: make(chan struct{}, 1),
 		pseq: map[string]int64{}, statuses: map[string]int{},
 	}
 	a.forget()
@@ -47,7 +50,11 @@ func (c *cluster) listen() *audience {
 	go func() {
 		defer close(a.done)
 		for m := range a.sub.Channel(redis.WithChannelSize(1 << 20)) {
-			a.take(m.Payload)
+			if m.Payload == mark {
+				a.marks <- struct{}{}
+			} else {
+				a.take(m.Payload)
+			}
 		}
 	}()
 	c.t.Cleanup(func() { _ = a.sub.Close(); <-a.done })
@@ -129,8 +136,16 @@ func (a *audience) take(payload string) {
 	a.log = append(a.log, text)
 }
 
-// told returns what was told since the last time, in short.
+// mark is no event: who has it from a channel of Redis has all that was published before.
+const mark = "mark"
+
+// told returns what was told since the last time, in short: all that Redis has published by now.
 func (a *audience) told() []string {
+	a.c.t.Helper()
+	if err := a.c.redis.Publish(a.c.t.Context(), presenceEvents, mark).Err(); err != nil {
+		a.c.t.Fatal(err)
+	}
+	<-a.marks
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	log := a.log
@@ -273,6 +288,7 @@ func TestEventsAddUp(t *testing.T) {
 	}
 	act(300*time.Millisecond, func() {}, 0, 1, 2)
 	a.believes(c, rooms, 0, 1, 2)
+	a.told() // and so all statuses
 	a.mu.Lock()
 	statuses.Range(func(key, degraded any) bool {
 		if n := a.statuses[key.(string)]; n != 1 && degraded == false {
