@@ -496,12 +496,13 @@ func TestStop(t *testing.T) {
 // what the other has begun, also if a third comes meanwhile.
 func TestSuccessor(t *testing.T) {
 	databases(t, func(t *testing.T, d database) {
-		a, b := d.start(t, Options{beat: time.Hour}), d.start(t, Options{})
+		hourly := Options{beat: time.Hour} // so none takes another for dead, however slow the machine
+		a, b := d.start(t, hourly), d.start(t, hourly)
 		for u := range 100 {
 			a.connect(fmt.Sprint("c", u), fmt.Sprint("user", u), "phone")
 		}
 		a.settled()
-		second, third := d.open(t, Options{beat: time.Hour}), d.open(t, Options{beat: time.Hour})
+		second, third := d.open(t, hourly), d.open(t, hourly)
 		a.SetArchive(second)
 		a.SetArchive(third)
 		for range 10 { // it has the time to write, if it would
