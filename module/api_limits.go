@@ -1,6 +1,8 @@
 package module
 
 import (
+	"cmp"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -35,14 +37,25 @@ type roomState struct {
 
 // putRoomLimits slows a room down, or, without limits, lets it go.
 func putRoomLimits(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
+	const form = `{"publish":{"events":1,"window":"10s"}} or {}`
+	var given struct {
+		Publish json.RawMessage `json:"publish"`
+	}
 	var body struct {
 		Publish *struct {
 			Events int    `json:"events"`
 			Window string `json:"window"`
 		} `json:"publish"`
 	}
-	if err := readOrder(w, r, `{"publish":{"events":1,"window":"10s"}} or {}`, false, &body); err != nil {
+	b, err := readJSONBody(w, r, maxOrder, form, false)
+	if err == nil {
+		err = cmp.Or(decodeBody(b, form, &given), decodeBody(b, form, &body))
+	}
+	if err != nil {
 		return err
+	}
+	if string(given.Publish) == "null" { // of who does not know which limit he means, and not of who lifts it
+		return badRequest("bad body: publish can't be a JSON null (allowed: %s)", form)
 	}
 	if body.Publish == nil {
 		return setRoomLimits(w, r, h, nil)

@@ -205,7 +205,7 @@ func (h *Handler) identify(ctx context.Context, repl *caddy.Replacer, raw string
 	case c.User == "":
 		return c, &wire.Error{Code: wire.Unauthorized, Message: "not authenticated"}
 	case !hub.ValidUser(c.User):
-		h.logger.Warn("user id can't be used: it is too long, has a control character, or begins like that of an anonymous client",
+		h.logger.Warn("user id can't be used: it is too long, has a control character, is . or .., or begins like that of an anonymous client",
 			zap.Int("length", len(c.User)))
 		return c, &wire.Error{Code: wire.Unauthorized, Message: "user id can't be used"}
 	}

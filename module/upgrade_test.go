@@ -200,6 +200,7 @@ func TestUserIDsThatCanNotBe(t *testing.T) {
 }`)
 	for name, user := range map[string]string{
 		"like an anonymous one": "anon:cAbC",
+		"none for a path":       "..",
 		"too long":              strings.Repeat("x", 257),
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -51,7 +51,7 @@ const anonymousPrefix = "anon:"
 // ValidUser tells whether user can be the id of a user.
 func ValidUser(user string) bool {
 	return user != "" && len(user) <= presence.MaxName && utf8.ValidString(user) &&
-		!strings.HasPrefix(user, anonymousPrefix) && !strings.ContainsFunc(user, unicode.IsControl)
+		!strings.HasPrefix(user, anonymousPrefix) && !strings.ContainsFunc(user, unicode.IsControl) && !wire.Dots(user)
 }
 
 // Session is a client's stay: one connection and the rooms it is in.

@@ -57,6 +57,8 @@ func TestDecode(t *testing.T) {
 		},
 		"state alone":                {frame: `{"type":"status","room":"a","state":{}}`, want: Request{Type: Status, Room: "a", State: []byte("{}"), Event: "message", Data: []byte("null"), Presence: PresenceFull}},
 		"fail/empty":                 {frame: ``, code: BadRequest},
+		"fail/room that is no path":  {frame: `{"type":"join","room":".."}`, code: BadRequest},
+		"room like a path":           {frame: `{"type":"leave","room":"../."}`, want: Request{Type: Leave, Room: "../.", Event: "message", Data: []byte("null"), Presence: PresenceFull}},
 		"fail/not json":              {frame: `{"type":`, code: BadRequest},
 		"fail/array":                 {frame: `[1]`, code: BadRequest},
 		"fail/auth without a token":  {frame: `{"type":"auth","id":1}`, code: BadRequest, id: "1"},

@@ -88,13 +88,16 @@ type Error struct {
 
 func (e *Error) Error() string { return string(e.Code) + ": " + e.Message }
 
-// CheckRoom tells what is wrong with a room name: 1 to 200 of A-Z a-z 0-9 _ . : @ / -
+// CheckRoom tells what is wrong with a room name: 1 to 200 of A-Z a-z 0-9 _ . : @ / - but neither . nor ..
 func CheckRoom(room string) *Error {
 	if room == "" {
 		return &Error{BadRequest, `"room" is missing`}
 	}
 	if len(room) > MaxRoom {
 		return &Error{TooLarge, `"room" is longer than 200 characters`}
+	}
+	if Dots(room) {
+		return &Error{BadRequest, `"room" can't be . or ..`}
 	}
 	for i := range len(room) {
 		if !roomByte[room[i]] {
@@ -103,6 +106,10 @@ func CheckRoom(room string) *Error {
 	}
 	return nil
 }
+
+// Dots tells whether a name is one of those that can't stand in the path of a URL: clients resolve them before they send a request, also
+// when they are percent-encoded (https://url.spec.whatwg.org/#double-dot-path-segment).
+func Dots(name string) bool { return name == "." || name == ".." }
 
 var roomByte = func() (t [256]bool) {
 	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:@/-" {
