@@ -119,9 +119,11 @@ func (h *Handler) binding() hub.Binding {
 		l := &h.policy.Limits[i]
 		l.Decisions = h.hub.metrics.Limit(l.Name) // only now: what is refused shows no limits
 	}
+	config := caddyconfig.JSON(h, nil)
 	return hub.Binding{
-		Admission: fmt.Sprintf("%q %t %q %q %s", h.User, h.Anonymous, h.Device, h.Origins, caddyconfig.JSON(h.Token, nil)),
-		Config:    string(caddyconfig.JSON(h, nil)),
+		Admission: fmt.Sprintf("%q %t %q %q", h.User, h.Anonymous, h.Device, h.Token.authority()),
+		Checks:    fmt.Sprintf("%q %s", h.Origins, caddyconfig.JSON(h.Token, nil)),
+		Config:    fmt.Sprintf("%s %q", config, h.verifier.Signers()), // what stands in files changes by itself
 		Policy:    h.policy,
 	}
 }
@@ -143,6 +145,7 @@ func (h *Handler) buildPolicy() (*hub.Policy, error) {
 		CloseOnRebind:  h.CloseOnReload,
 		LogConnections: h.LogConnections,
 		Authenticate:   h.authenticate(),
+		Trusts:         h.verifier.Trusts,
 	}
 	for _, r := range h.Rooms {
 		rule, err := r.rule()

@@ -202,6 +202,14 @@ func fillSecrets(templates []string) (secrets [][]byte, err error) {
 	return secrets, nil
 }
 
+// authority is whose tokens are taken. Who was let in by the tokens of one is none of another's.
+func (t *TokenConfig) authority() []string {
+	if t == nil {
+		return nil
+	}
+	return []string{"token", t.JWKS, t.Issuer, t.Audience}
+}
+
 // authenticate returns what the hub needs to take new tokens.
 func (h *Handler) authenticate() hub.Authenticate {
 	if h.verifier == nil {
@@ -217,7 +225,7 @@ func (h *Handler) authenticate() hub.Authenticate {
 func (h *Handler) access(ctx context.Context, raw string) (*hub.Access, map[string]any, *wire.Error) {
 	c, err := h.verifier.Verify(ctx, raw)
 	if err == nil && !hub.ValidUser(c.User) {
-		err = errors.New("its sub can't be the id of a user: it is too long, has a control character, or begins like that of an anonymous client")
+		err = errors.New("its sub can't be the id of a user: it is too long, has a control character, is . or .., or begins like that of an anonymous client")
 	}
 	var a *hub.Access
 	if err == nil {
@@ -239,7 +247,7 @@ func (h *Handler) access(ctx context.Context, raw string) (*hub.Access, map[stri
 
 // newAccess translates the claims of a token for the hub.
 func newAccess(c *token.Claims) (*hub.Access, error) {
-	a := &hub.Access{User: c.User, Expires: c.Expires, State: string(c.State)}
+	a := &hub.Access{User: c.User, Expires: c.Expires, State: string(c.State), Signer: c.Signer}
 	if len(a.State) > wire.MaxState {
 		return nil, fmt.Errorf("its state has %d bytes, allowed are %d", len(a.State), wire.MaxState)
 	}

@@ -24,9 +24,14 @@ type claims = map[string]any
 // mint makes a token as a backend does, good for an hour unless c says otherwise.
 func mint(t *testing.T, c claims) string {
 	t.Helper()
+	return mintWith(t, tokenSecret, c)
+}
+
+func mintWith(t *testing.T, secret string, c claims) string {
+	t.Helper()
 	all := claims{"exp": time.Now().Add(time.Hour).Unix()}
 	maps.Copy(all, c)
-	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: []byte(tokenSecret)}, nil)
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: []byte(secret)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ type Access struct {
 	State   string    // of the client in rooms that it enters without one; a JSON object, or ""
 	// Grants narrow what the rules allow to rooms that one of them matches, and there to what these allow together. nil: they narrow nothing.
 	Grants []Grant
+	Signer string // who has signed the token, for Policy.Trusts
 }
 
 // Grant is what a token allows in some rooms.
@@ -89,6 +90,7 @@ func (s *Session) auth(req *wire.Request) {
 		return
 	}
 	s.access.Store(a)
+	s.closeUntrusted()
 	s.startExpiry()
 	s.ack(&wire.Ack{ID: req.ID, Expires: expiry(a)})
 	go func() {
@@ -97,6 +99,17 @@ func (s *Session) auth(req *wire.Request) {
 			s.expelForbidden(room)
 		}
 	}()
+}
+
+// closeUntrusted closes the session if its token was signed by whom the policy does not trust any more. Whoever changes one of the two looks
+// afterwards.
+func (s *Session) closeUntrusted() (closed bool) {
+	a, trusts := s.access.Load(), s.endpoint.Policy().Trusts
+	if a == nil || trusts == nil || trusts(a.Signer) {
+		return false
+	}
+	s.close(wire.CloseUnauthorized, "revoked", false)
+	return true
 }
 
 // expiry returns when the access ends, in Unix milliseconds; 0: never.

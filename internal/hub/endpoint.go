@@ -10,12 +10,11 @@ import (
 
 // Endpoint is one place where clients enter a hub. Its policy may differ from that of other endpoints of the hub.
 type Endpoint struct {
-	hub       *Hub
-	admission string                 // guarded by Hub.mu
-	config    string                 // guarded by Hub.mu
-	removed   atomic.Bool            // no configuration has it any more; set once
-	policy    atomic.Pointer[Policy] // never nil
-	limits    atomic.Pointer[ws.Limits]
+	hub     *Hub
+	binding Binding                // the latest; guarded by Hub.mu
+	removed atomic.Bool            // no configuration has it any more; set once
+	policy  atomic.Pointer[Policy] // never nil
+	limits  atomic.Pointer[ws.Limits]
 }
 
 // Policy returns the policy in force.
@@ -25,10 +24,19 @@ func (e *Endpoint) Policy() *Policy { return e.policy.Load() }
 type Binding struct {
 	// Admission is whom the endpoint admits and how they are named. Clients never pass to an endpoint with another one.
 	Admission string
+	// Checks is how it makes sure of that. Endpoints are told apart by it.
+	Checks string
 	// Config is all that there is to say about the endpoint, so that an unchanged one is known again.
 	Config string
 	Policy *Policy
 }
+
+// likeness tells whether two bindings are of the same endpoint, as far as one can tell.
+type likeness func(a, b *Binding) bool
+
+func sameAdmission(a, b *Binding) bool { return a.Admission == b.Admission }
+func sameChecks(a, b *Binding) bool    { return sameAdmission(a, b) && a.Checks == b.Checks }
+func unchanged(a, b *Binding) bool     { return sameChecks(a, b) && a.Config == b.Config }
 
 // Bind makes bindings the hub's endpoints, and returns these in the same order. Clients stay where their endpoint has not changed, or
 // where the one that it has become can't be mistaken for another; their new policy holds at once, and who is in a room that it closes
@@ -38,25 +46,27 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 	h.mu.Lock()
 	orphans := h.endpoints
 	heirs := make([]*Endpoint, len(bindings))
-	inherit := func(i int, of func(*Endpoint) bool) {
+	inherit := func(i int, like likeness) {
+		of := func(e *Endpoint) bool { return like(&e.binding, &bindings[i]) }
 		if at := slices.IndexFunc(orphans, of); at >= 0 {
 			heirs[i] = orphans[at]
 			orphans = slices.Delete(slices.Clone(orphans), at, at+1)
 		}
 	}
-	for i, b := range bindings {
-		inherit(i, func(e *Endpoint) bool { return e.config == b.Config && e.admission == b.Admission })
+	for i := range bindings {
+		inherit(i, unchanged)
 	}
-	for i, b := range bindings {
-		same := func(e *Endpoint) bool { return e.admission == b.Admission }
-		rivals := 0
-		for j, other := range bindings {
-			if heirs[j] == nil && other.Admission == b.Admission {
-				rivals++
+	for _, like := range []likeness{sameChecks, sameAdmission} {
+		for i, b := range bindings {
+			rivals := 0
+			for j := range bindings {
+				if heirs[j] == nil && like(&bindings[j], &b) {
+					rivals++
+				}
 			}
-		}
-		if heirs[i] == nil && rivals == 1 && count(orphans, same) == 1 {
-			inherit(i, same)
+			if heirs[i] == nil && rivals == 1 && count(orphans, func(e *Endpoint) bool { return like(&e.binding, &b) }) == 1 {
+				inherit(i, like)
+			}
 		}
 	}
 	var closing, aged []*Endpoint
@@ -67,8 +77,8 @@ func (h *Hub) Bind(bindings []Binding) []*Endpoint {
 			e = &Endpoint{hub: h}
 			heirs[i] = e
 		}
-		changed = changed || e.config != b.Config
-		e.admission, e.config = b.Admission, b.Config
+		changed = changed || e.binding.Config != b.Config
+		e.binding = b
 		e.limits.Store(&b.Policy.Transport)
 		old := e.policy.Swap(b.Policy)
 		if old != nil && old.CloseOnRebind {

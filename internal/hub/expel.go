@@ -65,7 +65,7 @@ func (s *Session) enter(name string) bool {
 const expelling = 64
 
 // enforce takes out of their rooms who may not be there any more, now that policies have changed. Who joins meanwhile looks for himself.
-// The connections of the endpoints in aged may now live for another time.
+// Who has come with a token that nobody trusts now is sent away. The connections of the endpoints in aged may now live for another time.
 func (h *Hub) enforce(aged []*Endpoint) {
 	defer h.recovered(nil)
 	var wg sync.WaitGroup
@@ -80,6 +80,9 @@ func (h *Hub) enforce(aged []*Endpoint) {
 	h.eachSession(func(s *Session) {
 		if slices.Contains(aged, s.endpoint) {
 			s.startAge()
+		}
+		if s.closeUntrusted() {
+			return
 		}
 		rooms := s.forbidden()
 		if len(rooms) == 0 {

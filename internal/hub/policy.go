@@ -27,6 +27,8 @@ type Policy struct {
 
 	// Authenticate takes the tokens of clients; nil: there are none.
 	Authenticate Authenticate
+	// Trusts tells of an Access whether its signer still counts; nil: there are none.
+	Trusts func(signer string) bool
 
 	// CloseOnRebind asks the endpoint's clients to come again when the next policy is bound.
 	CloseOnRebind bool

@@ -171,6 +171,7 @@ func (s *Session) begin(autoJoin []string) {
 	if s.hub.draining.Load() || s.endpoint.removed.Load() {
 		s.close(wire.CloseRestart, "restart", false) // it came in too late to be closed with the others
 	}
+	s.closeUntrusted() // the same
 	if _, banned := s.hub.backend.Moderation.Banned(s.user); banned {
 		s.close(wire.CloseKicked, reasonBanned, false) // the ban came behind the upgrade, and perhaps before the session was one of the hub's
 	}

@@ -4,6 +4,8 @@ package token
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,6 +47,7 @@ type Claims struct {
 	Expires time.Time // exp; zero: never
 	Rooms   Rooms     // rooms; nil: no word of them
 	State   []byte    // state, a JSON object; nil: none
+	Signer  string    // which secret or key of the options has signed it, for Trusts; empty: a published key
 	All     map[string]any
 }
 
@@ -52,6 +55,14 @@ type Claims struct {
 type Verifier struct {
 	opts       Options
 	algorithms []jose.SignatureAlgorithm
+	secrets    []signer
+	keys       []signer // of the options; published ones besides
+}
+
+// signer is what may have signed a token.
+type signer struct {
+	key any
+	id  string // a hash of the key; empty: it is published
 }
 
 // The algorithms, by the kind of key. There is no "none" among them, and none of one kind verifies with a key of the other.
@@ -69,15 +80,23 @@ func New(o Options) (*Verifier, error) {
 	if !public && len(o.Secrets) == 0 {
 		return nil, errors.New("no key: secret, key or jwks is needed")
 	}
-	for _, s := range o.Secrets {
-		if err := checkSecret(s); err != nil {
-			return nil, err
-		}
-	}
 	if o.now == nil {
 		o.now = time.Now
 	}
 	v := &Verifier{opts: o}
+	for _, s := range o.Secrets {
+		if err := checkSecret(s); err != nil {
+			return nil, err
+		}
+		v.secrets = append(v.secrets, signer{s, hashed(s)})
+	}
+	for _, k := range o.Keys {
+		der, err := x509.MarshalPKIXPublicKey(k)
+		if err != nil {
+			return nil, err
+		}
+		v.keys = append(v.keys, signer{k, hashed(der)})
+	}
 	var fitting []string
 	if len(o.Secrets) > 0 {
 		fitting = append(fitting, symmetric...)
@@ -111,6 +130,31 @@ func checkSecret(secret []byte) error {
 	return nil
 }
 
+func hashed(key []byte) string {
+	sum := sha256.Sum256(key)
+	return string(sum[:16])
+}
+
+// Signers returns what tells the configured secrets and keys from others, without telling them. A nil Verifier has none.
+func (v *Verifier) Signers() (ids []string) {
+	if v != nil {
+		for _, s := range slices.Concat(v.secrets, v.keys) {
+			ids = append(ids, s.id)
+		}
+	}
+	return ids
+}
+
+// Trusts tells whether tokens of a signer are still valid, as far as that is up to their signature. Published keys come and go: whatever one of
+// them has signed stays valid until it expires. A nil Verifier trusts nobody.
+func (v *Verifier) Trusts(id string) bool {
+	if v == nil {
+		return false
+	}
+	is := func(s signer) bool { return s.id == id }
+	return id == "" && v.opts.JWKS != nil || slices.ContainsFunc(v.secrets, is) || slices.ContainsFunc(v.keys, is)
+}
+
 // Verify returns what a valid token says. ctx bounds the wait for keys that are not known yet.
 func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
 	if len(raw) > MaxLength {
@@ -123,37 +167,43 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
 	if len(t.Headers) != 1 {
 		return nil, fmt.Errorf("%w: it has %d signatures", ErrInvalid, len(t.Headers))
 	}
-	keys, err := v.keys(ctx, t.Headers[0])
+	signers, err := v.signers(ctx, t.Headers[0])
 	if err != nil {
 		return nil, err
 	}
 	err = errors.New("no key has signed it")
 	var payload json.RawMessage
-	for _, key := range keys {
-		if err = t.Claims(key, &payload); err == nil {
-			return v.claims(payload)
+	for _, s := range signers {
+		if err = t.Claims(s.key, &payload); err != nil {
+			continue
 		}
+		c, err := v.claims(payload)
+		if err != nil {
+			return nil, err
+		}
+		c.Signer = s.id
+		return c, nil
 	}
 	return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 }
 
-// keys returns those that may have signed a token with that header.
-func (v *Verifier) keys(ctx context.Context, h jose.Header) (keys []any, err error) {
+// signers returns those that may have signed a token with that header.
+func (v *Verifier) signers(ctx context.Context, h jose.Header) ([]signer, error) {
 	if slices.Contains(symmetric, h.Algorithm) {
-		for _, s := range v.opts.Secrets {
-			keys = append(keys, s)
-		}
-		return keys, nil
+		return v.secrets, nil
 	}
-	keys = v.opts.Keys
 	if v.opts.JWKS == nil {
-		return keys, nil
+		return v.keys, nil
 	}
 	published, err := v.opts.JWKS.keys(ctx, h.KeyID, h.Algorithm)
-	if err != nil && len(keys) == 0 {
+	if err != nil && len(v.keys) == 0 {
 		return nil, err
 	}
-	return slices.Concat(keys, published), nil
+	signers := slices.Clone(v.keys)
+	for _, key := range published {
+		signers = append(signers, signer{key: key})
+	}
+	return signers, nil
 }
 
 // claims reads the payload of a token whose signature is right.
