@@ -29,3 +29,24 @@ func TestLateClientOfAnEndpointThatIsNoMore(t *testing.T) {
 		t.Errorf("bye %v", bye)
 	}
 }
+
+// TestLateClientOfASignerWhoIsNotTrusted has a request come in by a token whose signer a reload has just taken away.
+func TestLateClientOfASignerWhoIsNotTrusted(t *testing.T) {
+	h := open(t, func(p *Policy) { p.Trusts = func(signer string) bool { return signer == "new" } })
+	late := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		signer := r.URL.Query().Get("signer")
+		if !h.endpoint.Admit() {
+			t.Error("not admitted")
+			return
+		}
+		if err := h.endpoint.Accept(w, r, Client{Conn: NewConnID(), User: "ann", Access: &Access{User: "ann", Signer: signer}}); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(late.Close)
+	ann, bob := roomstest.Dial(t, late.URL+"?signer=old", nil), roomstest.Dial(t, late.URL+"?signer=new", nil)
+	if bye := ann.Next("bye"); bye["code"] != 4001.0 || bye["reason"] != "revoked" {
+		t.Errorf("bye %v", bye)
+	}
+	bob.Quiet()
+}
