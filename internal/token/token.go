@@ -123,10 +123,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
 	if len(t.Headers) != 1 {
 		return nil, fmt.Errorf("%w: it has %d signatures", ErrInvalid, len(t.Headers))
 	}
-	keys, err := v.keys(ctx, t.Headers[0])
-	if err != nil {
-		return nil, err
-	}
+	keys, unknown := v.keys(ctx, t.Headers[0])
 	err = errors.New("no key has signed it")
 	var payload json.RawMessage
 	for _, key := range keys {
@@ -134,10 +131,13 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
 			return v.claims(payload)
 		}
 	}
+	if unknown != nil {
+		return nil, unknown
+	}
 	return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 }
 
-// keys returns those that may have signed a token with that header.
+// keys returns those that may have signed a token with that header. With an error there may be others, which could not be had.
 func (v *Verifier) keys(ctx context.Context, h jose.Header) (keys []any, err error) {
 	if slices.Contains(symmetric, h.Algorithm) {
 		for _, s := range v.opts.Secrets {
@@ -150,10 +150,7 @@ func (v *Verifier) keys(ctx context.Context, h jose.Header) (keys []any, err err
 		return keys, nil
 	}
 	published, err := v.opts.JWKS.keys(ctx, h.KeyID, h.Algorithm)
-	if err != nil && len(keys) == 0 {
-		return nil, err
-	}
-	return slices.Concat(keys, published), nil
+	return slices.Concat(keys, published), err
 }
 
 // claims reads the payload of a token whose signature is right.
