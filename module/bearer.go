@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"unsafe"
 
@@ -121,8 +120,8 @@ func claimText(claim any) string {
 		return ""
 	case string:
 		return c
-	case float64:
-		return strconv.FormatFloat(c, 'f', -1, 64)
+	case json.Number:
+		return c.String()
 	}
 	text, err := json.Marshal(claim)
 	if err != nil {

@@ -3,6 +3,7 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,11 +42,11 @@ type Options struct {
 
 // Claims is what a valid token says.
 type Claims struct {
-	User    string    // sub; never empty
-	Expires time.Time // exp; zero: never
-	Rooms   Rooms     // rooms; nil: no word of them
-	State   []byte    // state, a JSON object; nil: none
-	All     map[string]any
+	User    string         // sub; never empty
+	Expires time.Time      // exp; zero: never
+	Rooms   Rooms          // rooms; nil: no word of them
+	State   []byte         // state, a JSON object; nil: none
+	All     map[string]any // numbers in it are json.Number: as a float64, one id could become another
 }
 
 // Verifier verifies tokens. It is immutable; Verify may be called from any goroutine.
@@ -161,7 +162,9 @@ func (v *Verifier) claims(payload []byte) (*Claims, error) {
 		State json.RawMessage `json:"state"`
 	}
 	c := &Claims{}
-	if err := errors.Join(json.Unmarshal(payload, &known), json.Unmarshal(payload, &c.All)); err != nil {
+	all := json.NewDecoder(bytes.NewReader(payload))
+	all.UseNumber()
+	if err := errors.Join(json.Unmarshal(payload, &known), all.Decode(&c.All)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	expected := jwt.Expected{Issuer: v.opts.Issuer, Time: v.opts.now()}
