@@ -114,14 +114,15 @@ func (h *Handler) findToken(r *http.Request) (raw string, found bool) {
 	return "", false
 }
 
-// sameOrigin tells whether the request is from a page of its own host, or from no page. Cookies come along with those of others, too.
+// sameOrigin tells whether the request is from a page of its own origin, or from no page. Cookies come along with those of others, too. Without
+// TLS a proxy may have ended it, so that nobody here knows the scheme of the page.
 func sameOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true
 	}
 	u, err := url.Parse(origin)
-	return err == nil && strings.EqualFold(u.Host, r.Host)
+	return err == nil && strings.EqualFold(u.Host, r.Host) && (r.TLS == nil || u.Scheme == "https")
 }
 
 // provideClaims makes the claims of a token placeholders of the request; nil: all are empty.

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -102,6 +104,39 @@ func TestTokenLogs(t *testing.T) {
 	}
 	if !strings.Contains(log, `"uri":"/app/all?`+query) {
 		t.Error("the URI of what is no upgrade was changed")
+	}
+}
+
+// TestSameOrigin tells a page of the same origin, whose cookie counts.
+func TestSameOrigin(t *testing.T) {
+	for _, test := range []struct {
+		origin string
+		tls    bool
+		want   bool
+	}{
+		{"", false, true},
+		{"", true, true},
+		{"http://app.example", false, true},
+		{"https://app.example", false, true}, // behind a proxy that has TLS
+		{"https://app.example", true, true},
+		{"HTTPS://APP.EXAMPLE", true, true},
+		{"http://app.example", true, false},
+		{"https://app.example:8443", true, false},
+		{"https://evil.example", true, false},
+		{"http://evil.example", false, false},
+		{"null", false, false},
+		{"null", true, false},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "http://app.example/ws", nil)
+		if test.tls {
+			r.TLS = new(tls.ConnectionState)
+		}
+		if test.origin != "" {
+			r.Header.Set("Origin", test.origin)
+		}
+		if got := sameOrigin(r); got != test.want {
+			t.Errorf("origin %q, TLS %t: %t", test.origin, test.tls, got)
+		}
 	}
 }
 

@@ -46,7 +46,8 @@ type TokenConfig struct {
 	// By how much the clocks of who signs and who verifies may differ, up to 10m; -1 for not at all. Default: 10s.
 	Leeway caddy.Duration `json:"leeway,omitempty"`
 
-	// The cookie in which a token is looked for too, of pages of the same origin only. Default: none.
+	// The cookie in which a token is looked for too, of pages of the same origin only: the same host, and https where Caddy itself has TLS.
+	// Default: none.
 	Cookie string `json:"cookie,omitempty"`
 
 	// The query parameter in which a token is looked for too. URLs end in logs and histories. Default: none.
