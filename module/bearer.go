@@ -6,11 +6,12 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 	"unsafe"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 const (
@@ -38,33 +39,53 @@ func offeredToken(r *http.Request) (raw string, offered bool) {
 	return "", false
 }
 
-// What tokens look like in the header and, as they are, in a URL.
+// What tokens look like in the header and in a URL.
 var (
 	bearerLike = regexp.MustCompile(`rooms\.bearer\.([^,\s]+)`)
-	tokenLike  = regexp.MustCompile(`(eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.[A-Za-z0-9_-]*)`)
+	tokenLike  = regexp.MustCompile(`(eyJ[A-Za-z0-9_-]+(?:\.|%2[Ee])[A-Za-z0-9_-]*(?:\.|%2[Ee])[A-Za-z0-9_-]*)`)
 )
 
-// eraseTokens overwrites the tokens in the subprotocols and the URI of an upgrade, whether they are taken there or not.
+// eraseTokens overwrites the tokens in the subprotocols and the URIs of an upgrade, whether they are taken there or not.
 //
 // The server has copied the request for its logs before any handler could see it, and the logs, of access and of errors, show these headers
-// and the URI. But what was copied are the strings, not the bytes that they stand for.
-func eraseTokens(r *http.Request) {
+// and the URI, as it was before any handler has rewritten it. But what was copied are the strings, not the bytes that they stand for.
+func (h *Handler) eraseTokens(r *http.Request) {
 	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
-		erase(line, bearerLike)
+		eraseLike(line, bearerLike)
 	}
-	erase(r.RequestURI, tokenLike)
+	original, _ := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	for _, uri := range slices.Concat([]string{r.RequestURI, original.RequestURI}, r.Header.Values("Referer")) {
+		eraseLike(uri, tokenLike)
+		if h.Token != nil && h.Token.Query != "" {
+			eraseParameter(uri, h.Token.Query)
+		}
+	}
 }
 
-// erase overwrites what matches in s, in all of its copies. The string must be one that was read from a connection, which no program has for a
-// constant.
-func erase(s string, like *regexp.Regexp) {
+// eraseLike erases what matches in s.
+func eraseLike(s string, like *regexp.Regexp) {
 	for _, at := range like.FindAllStringSubmatchIndex(s, -1) {
-		secret := s[at[2]:at[3]]
-		//nolint:gosec // there is no other way to what the server has copied
-		bytes := unsafe.Slice(unsafe.StringData(secret), len(secret))
-		for i := range bytes {
-			bytes[i] = 'X'
+		erase(s[at[2]:at[3]])
+	}
+}
+
+// eraseParameter erases all values of a query parameter in a URI.
+func eraseParameter(uri, parameter string) {
+	_, query, _ := strings.Cut(uri, "?")
+	for pair := range strings.SplitSeq(query, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(name); err == nil && name == parameter {
+			erase(value)
 		}
+	}
+}
+
+// erase overwrites a string in all of its copies. It must be one that was read from a connection, which no program has for a constant.
+func erase(secret string) {
+	//nolint:gosec // there is no other way to what the server has copied
+	bytes := unsafe.Slice(unsafe.StringData(secret), len(secret))
+	for i := range bytes {
+		bytes[i] = 'X'
 	}
 }
 
@@ -93,14 +114,15 @@ func (h *Handler) findToken(r *http.Request) (raw string, found bool) {
 	return "", false
 }
 
-// sameOrigin tells whether the request is from a page of its own host, or from no page. Cookies come along with those of others, too.
+// sameOrigin tells whether the request is from a page of its own origin, or from no page. Cookies come along with those of others, too. Without
+// TLS a proxy may have ended it, so that nobody here knows the scheme of the page.
 func sameOrigin(r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	if origin == "" {
 		return true
 	}
 	u, err := url.Parse(origin)
-	return err == nil && strings.EqualFold(u.Host, r.Host)
+	return err == nil && strings.EqualFold(u.Host, r.Host) && (r.TLS == nil || u.Scheme == "https")
 }
 
 // provideClaims makes the claims of a token placeholders of the request; nil: all are empty.
@@ -121,8 +143,8 @@ func claimText(claim any) string {
 		return ""
 	case string:
 		return c
-	case float64:
-		return strconv.FormatFloat(c, 'f', -1, 64)
+	case json.Number:
+		return c.String()
 	}
 	text, err := json.Marshal(claim)
 	if err != nil {

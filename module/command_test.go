@@ -3,6 +3,7 @@ package module
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -350,12 +351,16 @@ func TestCommandErrors(t *testing.T) {
 	}
 }
 
-// TestCommandToken mints a token that a Caddy with the same secret takes.
+// TestCommandToken mints a token that a Caddy with the same secret takes, with its claims as they were given.
 func TestCommandToken(t *testing.T) {
 	t.Setenv("LONG_SECRET", tokenSecret+"\n")
-	raw, errs := startFakeAPI(t, nil).run(t, "token", "ann", "--secret-env", "LONG_SECRET", "--expires", "0", "--claims", `{"rooms":{"den":["join"]}}`)
+	raw, errs := startFakeAPI(t, nil).run(t, "token", "ann", "--secret-env", "LONG_SECRET", "--expires", "0",
+		"--claims", `{"rooms":{"den":["join"]},"team":9007199254740993}`)
 	if errs != "" {
 		t.Fatal(errs)
+	}
+	if payload, err := base64.RawURLEncoding.DecodeString(strings.Split(raw, ".")[1]); err != nil || !strings.Contains(string(payload), `"team":9007199254740993`) {
+		t.Errorf("claims %s, %v", payload, err)
 	}
 	client := roomstest.Connect(t, startTokens(t).URL("/ws"), nil, bearer(strings.TrimSpace(raw)))
 	if w := client.Welcome(); client.User != "ann" || w["expires"] != nil {

@@ -42,9 +42,13 @@ variable of the environment: arguments are seen by everybody on the machine.
 		if err != nil || valid < 0 || valid > 0 && valid < time.Second {
 			return fmt.Errorf("bad --expires '%s' (allowed: a duration like 1h of 1s or more, or 0)", *expires)
 		}
-		var all map[string]any
-		if err := json.Unmarshal([]byte(*claims), &all); err != nil || all == nil {
+		var further map[string]json.RawMessage // decoded, a number could become another
+		if err := json.Unmarshal([]byte(*claims), &further); err != nil || further == nil {
 			return errors.New("--claims is no JSON object")
+		}
+		all := map[string]any{}
+		for name, claim := range further {
+			all[name] = claim
 		}
 		all["sub"] = args[0]
 		raw, err := token.Mint(secret, all, valid)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -30,7 +29,8 @@ type TokenConfig struct {
 	Keys []string `json:"keys,omitempty"`
 
 	// The URL at which a server publishes its keys as a JSON Web Key Set: `https://…`, or `http://` of the same machine. It is asked again every
-	// 5 minutes of use, and for keys that are not known, and what was had last is used while it can't be reached. Default: none.
+	// 5 minutes of use, and for keys that are not known, and what was had last is used while it can't be reached. It may redirect to such URLs, up
+	// to 3 times. Default: none.
 	JWKS string `json:"jwks,omitempty"`
 
 	// The algorithms that are allowed. Default: with secrets HS256, HS384 and HS512; with keys RS256, RS384, RS512, PS256, PS384, PS512, ES256,
@@ -46,7 +46,8 @@ type TokenConfig struct {
 	// By how much the clocks of who signs and who verifies may differ, up to 10m; -1 for not at all. Default: 10s.
 	Leeway caddy.Duration `json:"leeway,omitempty"`
 
-	// The cookie in which a token is looked for too, of pages of the same origin only. Default: none.
+	// The cookie in which a token is looked for too, of pages of the same origin only: the same host, and https where Caddy itself has TLS.
+	// Default: none.
 	Cookie string `json:"cookie,omitempty"`
 
 	// The query parameter in which a token is looked for too. URLs end in logs and histories. Default: none.
@@ -87,7 +88,7 @@ func (h *Handler) validateToken() error {
 	case len(t.Secrets) == 0 && len(t.Keys) == 0 && t.JWKS == "":
 		err = errors.New("none of secret, key and jwks is there")
 	case t.JWKS != "" && !strings.Contains(t.JWKS, "{"):
-		err = checkJWKS(t.JWKS)
+		err = token.CheckJWKS(t.JWKS)
 	}
 	if err == nil {
 		err = t.validateAlgorithms()
@@ -120,16 +121,6 @@ func (t *TokenConfig) validateAlgorithms() error {
 		if slices.Contains(t.Algorithms[:i], a) {
 			return fmt.Errorf("algorithm %q is repeated", a)
 		}
-	}
-	return nil
-}
-
-// checkJWKS refuses URLs whose answer somebody on the way could forge.
-func checkJWKS(raw string) error {
-	u, err := url.Parse(raw)
-	local := err == nil && (u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1" || u.Hostname() == "::1")
-	if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !local) {
-		return errors.New("jwks is no URL as https://host/path (allowed with http: localhost)")
 	}
 	return nil
 }
@@ -173,7 +164,7 @@ func (t *TokenConfig) verifier(logger *zap.Logger) (v *token.Verifier, jwks stri
 		if jwks, err = repl.ReplaceOrErr(t.JWKS, true, true); err != nil {
 			return nil, "", fmt.Errorf("token: jwks: %w", err)
 		}
-		if err := checkJWKS(jwks); err != nil {
+		if err := token.CheckJWKS(jwks); err != nil {
 			return nil, "", fmt.Errorf("token: %w", err)
 		}
 		set, _, err := jwksPool.LoadOrNew(jwks, func() (caddy.Destructor, error) {

@@ -1,12 +1,18 @@
 package module
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,4 +294,52 @@ func TestTokenStatuses(t *testing.T) {
 			t.Errorf("%s: %d %s", text, status, answer)
 		}
 	}
+}
+
+// TestTokenUnavailable has clients come again while nobody knows whether their tokens are good.
+func TestTokenUnavailable(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed := func(id string) string {
+		s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := jwt.Signed(s).Claims(claims{"sub": "ann"}).Serialize()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	var asked atomic.Int32
+	keys := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) > 1 {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "a"}}})
+	}))
+	defer keys.Close()
+	c := caddytest.StartText(t, ":{$PORT} {\n rooms /ws {\n token {\n jwks {env.KEYS}\n }\n }\n}", "KEYS="+keys.URL)
+	ann := roomstest.Connect(t, c.URL("/ws"), nil, bearer(signed("a")))
+	ann.Welcome()
+	ann.Send(`{"type":"auth","id":1,"token":%q}`, signed("b"))
+	if e := ann.Refused("unavailable"); e["id"] != 1.0 || e["retry_after"] == nil {
+		t.Errorf("auth: %v", e)
+	}
+	bob := roomstest.Connect(t, c.URL("/ws"), nil, bearer(signed("b")))
+	if e := bob.Refused("unavailable"); e["retry_after"] == nil {
+		t.Errorf("upgrade: %v", e)
+	}
+	if code := bob.Closed(); code != 4102 {
+		t.Errorf("upgrade: closed with %d, want 4102", code)
+	}
+	res := upgrade(t, c.Addr, "GET /ws", "Authorization: Bearer "+signed("b"))
+	if res.StatusCode != http.StatusServiceUnavailable || res.Header.Get("Retry-After") == "" {
+		t.Errorf("plain upgrade: %s, Retry-After %q", res.Status, res.Header.Get("Retry-After"))
+	}
+	ann.Send(`{"type":"auth","id":2,"token":%q}`, signed("a"))
+	ann.Next("ack")
 }

@@ -46,7 +46,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request) error {
 		repl.Set(name, "") // until it is known; else error pages would show the placeholder
 	}
 	raw, found := h.findToken(r)
-	eraseTokens(r)
+	h.eraseTokens(r)
 	if err := checkHandshake(w, r); err != nil {
 		return err
 	}

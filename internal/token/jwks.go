@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -35,16 +36,40 @@ const (
 	askAgain     = 10 * time.Second // at the earliest, whatever keys tokens name
 	fetchTimeout = 10 * time.Second
 	maxSet       = 1 << 20 // bytes
+	maxRedirects = 3
 	maxKeys      = 1000
 )
 
-// NewJWKS returns the set that is published at url. It is asked for when the first token comes.
-func NewJWKS(url string, logger *zap.Logger) *JWKS {
-	return &JWKS{url: url, client: &http.Client{Timeout: fetchTimeout}, logger: logger, now: time.Now}
+// CheckJWKS refuses URLs whose answer somebody on the way could forge.
+func CheckJWKS(raw string) error {
+	u, err := url.Parse(raw)
+	local := err == nil && (u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1" || u.Hostname() == "::1")
+	if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !local) {
+		return errors.New("jwks is no URL as https://host/path (allowed with http: localhost)")
+	}
+	return nil
 }
 
-// keys returns those that may have signed a token with that key id and algorithm.
+// NewJWKS returns the set that is published at url, which CheckJWKS has found good. It is asked for when the first token comes.
+func NewJWKS(url string, logger *zap.Logger) *JWKS {
+	return &JWKS{url: url, client: &http.Client{Timeout: fetchTimeout, CheckRedirect: checkRedirect}, logger: logger, now: time.Now}
+}
+
+// checkRedirect holds the URLs that a server leads on to to what is asked of the first one.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("redirected %d times (allowed: %d)", len(via), maxRedirects)
+	}
+	if err := CheckJWKS(req.URL.String()); err != nil {
+		return fmt.Errorf("redirected to %q: %w", req.URL.Redacted(), err)
+	}
+	return nil
+}
+
+// keys returns those that may have signed a token with that key id and algorithm. That there is none is known only of a set that was had after
+// the token has come: until then it may be one of a new key.
 func (j *JWKS) keys(ctx context.Context, id, algorithm string) ([]any, error) {
+	came := j.now()
 	set, had := j.known()
 	keys := choose(set, id, algorithm)
 	switch {
@@ -55,10 +80,10 @@ func (j *JWKS) keys(ctx context.Context, id, algorithm string) ([]any, error) {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}
-		if set, had = j.known(); had.IsZero() {
+		set, had = j.known()
+		if keys = choose(set, id, algorithm); len(keys) == 0 && had.Before(came) {
 			return nil, ErrUnavailable
 		}
-		keys = choose(set, id, algorithm)
 	case j.now().Sub(had) > refreshAfter:
 		j.refresh()
 	}

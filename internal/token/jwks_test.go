@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -122,6 +123,73 @@ func TestJWKS(t *testing.T) {
 	clock.pass(askAgain)
 	if _, err := v.Verify(t.Context(), signedBy(t, "b", otherRSA)); err != nil {
 		t.Errorf("a new key: %v", err)
+	}
+}
+
+// TestJWKSUnknownKey says that a token is not valid for want of a key only when the set was had after the token has come.
+func TestJWKSUnknownKey(t *testing.T) {
+	s := publish(t)
+	good := set(t, map[string]crypto.PublicKey{"a": rsaKey.Public()})
+	s.says(good)
+	published, j, clock := s.reader(t)
+	verify := func(what string, v *Verifier, raw string, want error) {
+		t.Helper()
+		if _, err := v.Verify(t.Context(), raw); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("%s: %v, want %v", what, err, want)
+		}
+	}
+	known, unknown := signedBy(t, "a", rsaKey), signedBy(t, "b", otherRSA)
+	verify("a known key", published, known, nil)
+	clock.pass(1)
+	verify("too early to ask again", published, unknown, ErrUnavailable)
+	clock.pass(askAgain)
+	s.answer.Store(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	verify("asked in vain", published, unknown, ErrUnavailable)
+	verify("a key of the older set", published, known, nil)
+	verify("asked in vain, with another key in a file", verifier(t, Options{JWKS: j, Keys: []any{ecKey.Public()}}), unknown, ErrUnavailable)
+	verify("asked in vain, signed by a key in a file", verifier(t, Options{JWKS: j, Keys: []any{otherRSA.Public()}}), unknown, nil)
+	clock.pass(askAgain)
+	s.answer.Store(func(w http.ResponseWriter, _ *http.Request) {
+		clock.pass(time.Second)
+		_, _ = w.Write(good)
+	})
+	verify("asked, and the key is not there", published, unknown, ErrInvalid)
+	if n := s.asked.Load(); n != 3 {
+		t.Errorf("asked %d times, want 3", n)
+	}
+}
+
+// TestJWKSRedirect follows a server to where its answer can't be forged, and not for ever.
+func TestJWKSRedirect(t *testing.T) {
+	for name, test := range map[string]struct {
+		times int
+		to    string // at last; "": to the keys
+		want  string // "": they are had
+	}{
+		"once":               {1, "", ""},
+		"as often as it may": {maxRedirects, "", ""},
+		"too often":          {maxRedirects + 1, "", "redirected 4 times (allowed: 3)"},
+		"to plain http":      {1, "http://login.example/keys", `redirected to "http://login.example/keys": jwks is no URL as https://host/path`},
+		"to plain http late": {2, "http://login.example/keys", `redirected to "http://login.example/keys": jwks is no URL as https://host/path`},
+		"to another scheme":  {1, "ftp://localhost/keys", `redirected to "ftp://localhost/keys": jwks is no URL as https://host/path`},
+	} {
+		s := publish(t)
+		s.answer.Store(func(w http.ResponseWriter, r *http.Request) {
+			n := int(s.asked.Load())
+			switch {
+			case n > test.times:
+				_, _ = w.Write(set(t, map[string]crypto.PublicKey{"a": rsaKey.Public()}))
+			case n == test.times && test.to != "":
+				http.Redirect(w, r, test.to, http.StatusFound)
+			default:
+				http.Redirect(w, r, fmt.Sprintf("/%d", n), http.StatusFound)
+			}
+		})
+		_, j, _ := s.reader(t)
+		keys, err := j.fetch()
+		if (test.want == "") != (err == nil && len(keys) == 1) || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %d keys, %v", name, len(keys), err)
+		}
 	}
 }
 

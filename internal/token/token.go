@@ -3,6 +3,7 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -43,12 +44,12 @@ type Options struct {
 
 // Claims is what a valid token says.
 type Claims struct {
-	User    string    // sub; never empty
-	Expires time.Time // exp; zero: never
-	Rooms   Rooms     // rooms; nil: no word of them
-	State   []byte    // state, a JSON object; nil: none
-	Signer  string    // which secret or key of the options has signed it, for Trusts; empty: a published key
-	All     map[string]any
+	User    string         // sub; never empty
+	Expires time.Time      // exp; zero: never
+	Rooms   Rooms          // rooms; nil: no word of them
+	State   []byte         // state, a JSON object; nil: none
+	Signer  string         // which secret or key of the options has signed it, for Trusts; empty: a published key
+	All     map[string]any // numbers in it are json.Number: as a float64, one id could become another
 }
 
 // Verifier verifies tokens. It is immutable; Verify may be called from any goroutine.
@@ -167,10 +168,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
 	if len(t.Headers) != 1 {
 		return nil, fmt.Errorf("%w: it has %d signatures", ErrInvalid, len(t.Headers))
 	}
-	signers, err := v.signers(ctx, t.Headers[0])
-	if err != nil {
-		return nil, err
-	}
+	signers, unknown := v.signers(ctx, t.Headers[0])
 	err = errors.New("no key has signed it")
 	var payload json.RawMessage
 	for _, s := range signers {
@@ -184,10 +182,13 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Claims, error) {
 		c.Signer = s.id
 		return c, nil
 	}
+	if unknown != nil {
+		return nil, unknown
+	}
 	return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 }
 
-// signers returns those that may have signed a token with that header.
+// signers returns those that may have signed a token with that header. With an error there may be others, which could not be had.
 func (v *Verifier) signers(ctx context.Context, h jose.Header) ([]signer, error) {
 	if slices.Contains(symmetric, h.Algorithm) {
 		return v.secrets, nil
@@ -196,14 +197,11 @@ func (v *Verifier) signers(ctx context.Context, h jose.Header) ([]signer, error)
 		return v.keys, nil
 	}
 	published, err := v.opts.JWKS.keys(ctx, h.KeyID, h.Algorithm)
-	if err != nil && len(v.keys) == 0 {
-		return nil, err
-	}
 	signers := slices.Clone(v.keys)
 	for _, key := range published {
 		signers = append(signers, signer{key: key})
 	}
-	return signers, nil
+	return signers, err
 }
 
 // claims reads the payload of a token whose signature is right.
@@ -214,7 +212,9 @@ func (v *Verifier) claims(payload []byte) (*Claims, error) {
 		State json.RawMessage `json:"state"`
 	}
 	c := &Claims{}
-	if err := errors.Join(json.Unmarshal(payload, &known), json.Unmarshal(payload, &c.All)); err != nil {
+	all := json.NewDecoder(bytes.NewReader(payload))
+	all.UseNumber()
+	if err := errors.Join(json.Unmarshal(payload, &known), all.Decode(&c.All)); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	expected := jwt.Expected{Issuer: v.opts.Issuer, Time: v.opts.now()}

@@ -187,7 +187,7 @@ func changed(raw string) string {
 func TestClaims(t *testing.T) {
 	v := verifier(t, Options{Secrets: [][]byte{secret}, Leeway: 10 * time.Second})
 	raw := sign(t, jose.HS256, secret, claims{
-		"sub": "42", "exp": soon, "plan": "gold", "state": claims{"name": "Ann"},
+		"sub": "42", "exp": soon, "plan": "gold", "state": claims{"name": "Ann"}, "team": 9007199254740993, "teams": []any{json.RawMessage("1.50")},
 		"rooms": claims{"chat:*": []string{"join", "publish", "presence"}, "news": []string{"join"}, "none": []string{}},
 	})
 	c, err := v.Verify(t.Context(), raw)
@@ -196,6 +196,9 @@ func TestClaims(t *testing.T) {
 	}
 	if !c.Expires.Equal(time.Unix(soon, 0).Add(10*time.Second)) || string(c.State) != `{"name":"Ann"}` || c.All["plan"] != "gold" {
 		t.Errorf("%+v", c)
+	}
+	if teams, _ := c.All["teams"].([]any); c.All["team"] != json.Number("9007199254740993") || len(teams) != 1 || teams[0] != json.Number("1.50") {
+		t.Errorf("numbers are not as they were: %v", c.All)
 	}
 	if len(c.Rooms) != 3 || c.Rooms["chat:*"] != Join|Publish|Presence || c.Rooms["news"] != Join || c.Rooms["none"] != 0 {
 		t.Errorf("rooms %v", c.Rooms)
