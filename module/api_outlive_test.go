@@ -1,6 +1,7 @@
 package module
 
 import (
+	"strings"
 	"syscall"
 	"testing"
 
@@ -23,6 +24,27 @@ func TestAPIBanOutlivesInstances(t *testing.T) {
 	if code := eve.Closed(); code != 4002 {
 		t.Errorf("closed with %d", code)
 	}
+}
+
+// TestAPIOnceWithoutRedis has an instance answer while Redis stands still: the other one answers the same when it goes on.
+func TestAPIOnceWithoutRedis(t *testing.T) {
+	a, b, redis := startTwoAPIs(t, apiConfig)
+	here, there := newBackend(t, a), newBackend(t, b)
+	const path, body, answer = "/rooms/lobby/messages", `{"data":1}`, `{"room":"lobby","degraded":true}`
+	redis.Stall()
+	same(t, "the first", here.with(idempotencyField, "k").do("POST", path, body), answer)
+	redis.Resume()
+	client := redis.Client()
+	b.Wait("the answer to be known", func() bool {
+		keys := client.Keys(t.Context(), "rooms:{default}:idem:*").Val()
+		return len(keys) == 1 && strings.HasPrefix(client.Get(t.Context(), keys[0]).Val(), "d")
+	})
+	b.Wait("Redis to be back", func() bool { return there.do("GET", "/health", "")["redis"] == "connected" })
+	again := there.with(idempotencyField, "k").send("POST", path, body)
+	if again.header.Get(replayedField) != "true" {
+		t.Errorf("sent again: %d %v", again.status, again.header)
+	}
+	same(t, "sent again", again.body, answer)
 }
 
 // TestAPIWhileAnInstanceStandsStill has answers say that one instance has not.

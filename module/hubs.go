@@ -119,7 +119,7 @@ func newSharedHub(key hubKey, redis *redisSettings, ttl time.Duration, logger *z
 	s.db.OnChange(func(bool) { s.told.Store(true) })
 	s.cluster = ratelimit.NewRedis(s.db.Commands(), ratelimit.RedisOptions{Prefix: opts.Base})
 	opts.Limiter = ratelimit.Fallback{Shared: s.cluster, Local: s.local}
-	s.requests = idempotency.NewRedis(s.db.Commands(), opts.Base, 0)
+	s.requests = idempotency.NewRedis(s.db.Commands(), opts.Base, 0, logger.Named("idempotency"))
 	opts.Open = func(o presence.Observer, r bus.Receiver) hub.Backend {
 		s.open()
 		s.db.Start()
@@ -251,7 +251,7 @@ func (s *sharedHub) close() error {
 
 // release closes what the hub has worked with, after it has ended with err.
 func (s *sharedHub) release(err error) error {
-	err = errors.Join(err, s.local.Close())
+	err = errors.Join(err, s.local.Close(), s.requests.Close())
 	if s.db != nil {
 		err = errors.Join(err, s.cluster.Close(), s.db.Close())
 	}

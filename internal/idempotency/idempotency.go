@@ -39,6 +39,8 @@ func (o Outcome) String() string { return [...]string{"started", "replayed", "co
 type Store interface {
 	// Begin tells what is to be done with a request. Who is told Started ends the attempt by Finish or Abandon.
 	Begin(ctx context.Context, key string, f Fingerprint) *Attempt
+	// Close ends what the store does by itself.
+	Close() error
 }
 
 // Attempt is a request that has come. It belongs to who began it.
@@ -51,13 +53,13 @@ type Attempt struct {
 }
 
 // Finish keeps the answer, which must not be changed any more, for those who send the request again. It does so also when ctx is canceled. After an
-// error the answer is kept within this instance only. Of an attempt that has ended, or was not Started, it does nothing.
+// error the answer is kept within this instance only, until Redis can be told. Of an attempt that has ended, or was not Started, it does nothing.
 func (a *Attempt) Finish(ctx context.Context, answer []byte) error {
 	return a.conclude(ctx, answer, true)
 }
 
 // Abandon forgets the request, so that it can be tried again. What else Finish says holds for it; after an error other instances take it to be
-// under way for [Hold] at most.
+// under way until Redis can be told, or for [Hold].
 func (a *Attempt) Abandon(ctx context.Context) error { return a.conclude(ctx, nil, false) }
 
 func (a *Attempt) conclude(ctx context.Context, answer []byte, done bool) error {

@@ -43,7 +43,7 @@ func newClient(t *testing.T, server *redistest.Server) *redis.Client {
 func stores(t *testing.T) (client *redis.Client, a, b *Redis) {
 	server := redistest.Start(t)
 	client = newClient(t, server)
-	return client, NewRedis(client, base, 20*time.Second), NewRedis(newClient(t, server), base, 20*time.Second)
+	return client, NewRedis(client, base, 20*time.Second, zap.NewNop()), NewRedis(newClient(t, server), base, 20*time.Second, zap.NewNop())
 }
 
 // each runs test with stores that share what they know: one in this process, two on a Redis, and twice the same one on a Redis.
@@ -238,20 +238,20 @@ func TestRedisForgets(t *testing.T) {
 	if err := lost.Finish(ctx, []byte("late")); err != nil {
 		t.Error(err)
 	}
-	begin(t, NewRedis(client, base, 0), "k\x00?", other, Busy, "")
+	begin(t, NewRedis(client, base, 0, zap.NewNop()), "k\x00?", other, Busy, "")
 	if err := next.Finish(ctx, []byte("next")); err != nil {
 		t.Error(err)
 	}
 	ends(Keep)
-	begin(t, NewRedis(client, base, 0), "k\x00?", other, Replayed, "next")
+	begin(t, NewRedis(client, base, 0, zap.NewNop()), "k\x00?", other, Replayed, "next")
 	over()
-	lost = begin(t, NewRedis(client, base, 0), "k\x00?", one, Started, "")
+	lost = begin(t, NewRedis(client, base, 0, zap.NewNop()), "k\x00?", one, Started, "")
 	over()
-	begin(t, NewRedis(client, base, 0), "k\x00?", one, Started, "")
+	begin(t, NewRedis(client, base, 0, zap.NewNop()), "k\x00?", one, Started, "")
 	if err := lost.Abandon(ctx); err != nil {
 		t.Error(err)
 	}
-	begin(t, NewRedis(client, base, 0), "k\x00?", one, Busy, "")
+	begin(t, NewRedis(client, base, 0, zap.NewNop()), "k\x00?", one, Busy, "")
 	over()
 	if err := lost.Finish(ctx, nil); err != nil { // it has ended
 		t.Error(err)
@@ -261,7 +261,7 @@ func TestRedisForgets(t *testing.T) {
 	}
 }
 
-// TestRedisGone takes Redis away: each instance decides for itself, and does nothing again when it is back.
+// TestRedisGone takes Redis away: each instance decides for itself, does nothing again when it is back, and tells the others what it did.
 func TestRedisGone(t *testing.T) {
 	for name, test := range map[string]struct{ strike, back func(*redistest.Server) }{
 		"killed":  {(*redistest.Server).Kill, (*redistest.Server).Run},
@@ -274,7 +274,9 @@ func TestRedisGone(t *testing.T) {
 				db := redisdb.Open(redisdb.Options{Addr: server.Addr, Prefix: base, Timeout: 10 * time.Second}, zap.NewNop())
 				db.Start()
 				t.Cleanup(func() { _ = db.Close() })
-				return NewRedis(db.Commands(), base, 300*time.Millisecond)
+				r := NewRedis(db.Commands(), base, 300*time.Millisecond, zap.NewNop())
+				t.Cleanup(func() { _ = r.Close() })
+				return r
 			}
 			a, b := open(), open()
 			ctx := t.Context()
@@ -286,6 +288,10 @@ func TestRedisGone(t *testing.T) {
 			}
 
 			test.strike(server)
+			given := a.Begin(ctx, "given up", one) // a stalled Redis comes to its claim when it goes on
+			if given.Outcome != Started || !given.Degraded {
+				t.Fatalf("%s, degraded %t", given.Outcome, given.Degraded)
+			}
 			started := a.Begin(ctx, "k", one)
 			if started.Outcome != Started || !started.Degraded {
 				t.Fatalf("%s, degraded %t", started.Outcome, started.Degraded)
@@ -296,6 +302,9 @@ func TestRedisGone(t *testing.T) {
 				t.Error("Redis was told")
 			}
 			begin(t, a, "k", one, Replayed, "answer")
+			if given.Abandon(ctx) == nil {
+				t.Error("Redis was told")
+			}
 			if abandoned := a.Begin(ctx, "l", one); abandoned.Outcome != Started || abandoned.Abandon(ctx) == nil {
 				t.Errorf("%s, or Redis was told", abandoned.Outcome)
 			}
@@ -320,6 +329,9 @@ func TestRedisGone(t *testing.T) {
 			}
 			begin(t, a, "k", one, Replayed, "answer")
 			begin(t, b, "m", one, Replayed, "kept")
+			waitTold(t, a)
+			begin(t, b, "k", one, Replayed, "answer")
+			begin(t, b, "given up", other, Started, "")
 		})
 	}
 }

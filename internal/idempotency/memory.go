@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// The most that a Memory keeps. Beyond, what was begun or finished first is forgotten: sent again, it is done again.
+// The most that a Memory keeps, and that a Redis has yet to be told. Beyond, what was begun or finished first is forgotten: sent again, it is done
+// again.
 const (
 	maxEntries = 100_000
 	maxBytes   = 64 << 20 // of keys and answers
@@ -46,6 +47,9 @@ func (m *Memory) Begin(_ context.Context, key string, f Fingerprint) *Attempt {
 	}
 	return m.start(key, f)
 }
+
+// Close implements [Store].
+func (m *Memory) Close() error { return nil }
 
 // known returns what is to be done with a request that was begun here, or nil.
 func (m *Memory) known(key string, f Fingerprint) *Attempt {

@@ -8,9 +8,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
 
 	"github.com/caddyrooms/caddy-rooms/internal/redisdb"
 )
@@ -30,23 +32,46 @@ var (
 
 // Redis is a [Store] of all the instances that share a Redis (7.0 or later, or Valkey), by the clock of Redis. A request costs it two round trips, one that is not to be done one.
 // What an instance has begun it also remembers itself: while Redis is out of reach it decides by that alone, and what it then did is not done
-// again here when Redis is back.
+// again here when Redis is back. How it ended Redis is told then, by a goroutine that is there while something is untold.
 type Redis struct {
 	client  redis.UniversalClient
 	base    string
 	timeout time.Duration
+	log     *zap.Logger
 	local   *Memory
+
+	ctx    context.Context // ends in Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // of who tells what is untold
+
+	mu      sync.Mutex
+	closed  bool      // guarded by mu, as is all that follows
+	telling bool      // a goroutine tells what is untold
+	untold  []*ending // what Redis does not know, in the order in which it was to be told
+	bytes   int       // of all that is untold
 }
 
 var _ Store = (*Redis)(nil)
 
 // NewRedis returns a store whose keys are <base>:idem:…. The client stays the caller's: one of internal/redisdb, which fails at once while Redis is
 // known to be down, does not repeat a command and heeds the deadlines of contexts. timeout is how long an exchange may take; 0 is [DefaultTimeout].
-func NewRedis(client redis.UniversalClient, base string, timeout time.Duration) *Redis {
+func NewRedis(client redis.UniversalClient, base string, timeout time.Duration, logger *zap.Logger) *Redis {
 	if timeout <= 0 {
 		timeout = DefaultTimeout
 	}
-	return &Redis{client: client, base: base, timeout: timeout, local: NewMemory()}
+	r := &Redis{client: client, base: base, timeout: timeout, log: logger, local: NewMemory()}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+// Close implements [Store]. What is untold then stays so.
+func (r *Redis) Close() error {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.cancel()
+	r.wg.Wait()
+	return nil
 }
 
 // Of the value of a key the first byte tells what it is, and then comes the fingerprint.
@@ -74,10 +99,10 @@ func (r *Redis) Begin(ctx context.Context, key string, f Fingerprint) *Attempt {
 		a = r.local.started(key, f)
 	}
 	if a.Outcome == Started {
-		end := a.end
-		a.end = func(ctx context.Context, answer []byte, finished bool) error {
-			_ = end(ctx, answer, finished) // never fails
-			return r.end(ctx, name, claim, answer, finished)
+		end, degraded := a.end, a.Degraded
+		a.end = func(ctx context.Context, answer []byte, done bool) error {
+			_ = end(ctx, answer, done) // never fails
+			return r.end(ctx, &ending{name, claim, answer, done, time.Now().Add(Keep)}, degraded)
 		}
 	}
 	return a
@@ -98,23 +123,6 @@ func (r *Redis) claim(ctx context.Context, name string, f Fingerprint, claim []b
 		return nil, fmt.Errorf("value of %d bytes", len(was))
 	}
 	return outcome(f, Fingerprint([]byte(was[1:header])), was[0] == stateDone, []byte(was[header:])), nil
-}
-
-// end finishes or abandons in Redis what claim began, unless another request has the key.
-func (r *Redis) end(ctx context.Context, name string, claim, answer []byte, finished bool) error {
-	ctx, cancel := r.context(ctx)
-	defer cancel()
-	var err error
-	if finished {
-		value := append(append([]byte{stateDone}, claim[1:header]...), answer...)
-		err = finishScript.Run(ctx, r.client, []string{name}, claim, value, Keep.Milliseconds()).Err()
-	} else {
-		err = abandonScript.Run(ctx, r.client, []string{name}, claim).Err()
-	}
-	if err != nil {
-		return fmt.Errorf("idempotency: telling redis: %w", err)
-	}
-	return nil
 }
 
 func (r *Redis) context(ctx context.Context) (context.Context, context.CancelFunc) {
