@@ -155,7 +155,7 @@ func testDocumentedACL(t *testing.T, acl []any) {
 	defer limited.Close()
 	table := moderation.New(moderation.Options{Client: limited, Base: redisdb.Base("rooms", "default")})
 	defer table.Close()
-	if _, degraded, err := table.Ban(t.Context(), "eve", time.Hour); degraded || err != nil {
+	if _, degraded, err := table.Ban(t.Context(), "eve", time.Hour, nil); degraded || err != nil {
 		t.Errorf("banning: degraded %t, %v", degraded, err)
 	}
 	limits := ratelimit.NewRedis(limited, ratelimit.RedisOptions{Prefix: redisdb.Base("rooms", "default"), Timeout: time.Minute})

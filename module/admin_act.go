@@ -49,11 +49,11 @@ func order(w http.ResponseWriter, r *http.Request, h *sharedHub, o hub.Order) er
 	if err := checkWho(field, name); err != nil {
 		return err
 	}
-	connections, degraded := h.Do(r.Context(), o)
+	done := h.Do(r.Context(), o)
 	return writeJSON(w, http.StatusOK, struct {
 		Connections int  `json:"connections"`
 		Degraded    bool `json:"degraded,omitempty"`
-	}{connections, degraded})
+	}{done.Connections, done.Degraded})
 }
 
 // publishMessage sends a message that is from no client.

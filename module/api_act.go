@@ -17,8 +17,14 @@ type doneOrder struct {
 	User        string `json:"user,omitempty"`
 	Room        string `json:"room,omitempty"`
 	Connections int    `json:"connections"`
+	Refused     int    `json:"refused,omitempty"`
 	BannedUntil int64  `json:"banned_until,omitempty"`
 	Degraded    bool   `json:"degraded,omitempty"`
+}
+
+// newDoneOrder returns what is said of an order about a user or a room, or both.
+func newDoneOrder(user, room string, done hub.Done) doneOrder {
+	return doneOrder{User: user, Room: room, Connections: done.Connections, Refused: done.Refused, Degraded: done.Degraded}
 }
 
 func kickOut(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
@@ -39,9 +45,8 @@ func kickOut(w http.ResponseWriter, r *http.Request, h *sharedHub) error {
 	if err := cmp.Or(body.User.check("user"), body.Conn.check("conn")); err != nil {
 		return err
 	}
-	done := doneOrder{Room: room}
-	done.Connections, done.Degraded = h.Do(r.Context(), hub.Order{Do: hub.Kick, User: body.User.name, Conn: body.Conn.name, Room: room})
-	return writeJSON(w, http.StatusOK, done)
+	done := h.Do(r.Context(), hub.Order{Do: hub.Kick, User: body.User.name, Conn: body.Conn.name, Room: room})
+	return writeJSON(w, http.StatusOK, newDoneOrder("", room, done))
 }
 
 // disconnectUser closes the connections of a user, or one of them, or bans the user, which closes them too.
@@ -66,9 +71,8 @@ func disconnectUser(w http.ResponseWriter, r *http.Request, h *sharedHub) error 
 		}
 		return ban(w, r, h, user, body.Ban.name)
 	}
-	done := doneOrder{User: user}
-	done.Connections, done.Degraded = h.Do(r.Context(), hub.Order{Do: hub.Disconnect, User: user, Conn: body.Conn.name})
-	return writeJSON(w, http.StatusOK, done)
+	done := h.Do(r.Context(), hub.Order{Do: hub.Disconnect, User: user, Conn: body.Conn.name})
+	return writeJSON(w, http.StatusOK, newDoneOrder(user, "", done))
 }
 
 // ban keeps a user out for some time, and answers with how many connections that closes.
@@ -77,15 +81,13 @@ func ban(w http.ResponseWriter, r *http.Request, h *sharedHub, user, text string
 	if err != nil {
 		return err
 	}
-	// They are closed as soon as it is decided: afterwards there is nothing to count.
-	connections, unheard := h.Do(r.Context(), hub.Order{Do: hub.Count, User: user})
-	until, degraded, err := h.Ban(r.Context(), user, d)
+	until, done, err := h.Ban(r.Context(), user, d)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, doneOrder{
-		User: user, Connections: connections, BannedUntil: until.UnixMilli(), Degraded: degraded || unheard,
-	})
+	answer := newDoneOrder(user, "", done)
+	answer.BannedUntil = until.UnixMilli()
+	return writeJSON(w, http.StatusOK, answer)
 }
 
 // liftBan lets a user in again.
@@ -128,7 +130,6 @@ func move(w http.ResponseWriter, r *http.Request, h *sharedHub, do hub.Deed) err
 	if err := checkRoomName(body.Room); err != nil {
 		return err
 	}
-	done := doneOrder{User: user, Room: body.Room}
-	done.Connections, done.Degraded = h.Do(r.Context(), hub.Order{Do: do, User: user, Room: body.Room})
-	return writeJSON(w, http.StatusOK, done)
+	done := h.Do(r.Context(), hub.Order{Do: do, User: user, Room: body.Room})
+	return writeJSON(w, http.StatusOK, newDoneOrder(user, body.Room, done))
 }

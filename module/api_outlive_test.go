@@ -1,6 +1,7 @@
 package module
 
 import (
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,4 +65,55 @@ func TestAPIWhileAnInstanceStandsStill(t *testing.T) {
 	b.Signal(syscall.SIGCONT)
 	a.Wait("all to answer", func() bool { return here.do("GET", "/stats", "")["degraded"] == nil })
 	bob.Next("left") // what has reached it is done
+}
+
+// TestAPIOrdersWaitForAnInstance gives orders about users of an instance that stands still: it does them when it goes on, in order, and a ban that
+// was made here holds at once.
+func TestAPIOrdersWaitForAnInstance(t *testing.T) {
+	a, b, _ := startTwoAPIs(t, apiConfig)
+	here := newBackend(t, a)
+	const users = 20
+	clients := make([]*roomstest.Client, users)
+	for i := range clients {
+		clients[i] = dial(t, b, fmt.Sprint("user", i))
+	}
+	eve := dial(t, a, "eve")
+	a.Wait("all to answer", func() bool { return here.do("GET", "/stats", "")["degraded"] == nil })
+	b.Signal(syscall.SIGSTOP)
+	for _, do := range []string{"join", "leave", "join", "leave"} {
+		for _, c := range clients {
+			same(t, do, here.do("POST", "/users/"+c.User+"/"+do, `{"room":"vip"}`), `{"user":"`+c.User+`","room":"vip","connections":0,"degraded":true}`)
+		}
+	}
+	same(t, "ban", here.do("POST", "/users/eve/disconnect", `{"ban":"1h"}`), `{"user":"eve","connections":1,"degraded":true}`, "banned_until")
+	if code := eve.Closed(); code != 4005 {
+		t.Errorf("closed with %d", code)
+	}
+	b.Signal(syscall.SIGCONT)
+	for _, c := range clients {
+		for _, frame := range []string{"ack", "left", "ack", "left"} {
+			c.Next(frame)
+		}
+		c.Quiet()
+	}
+	a.Wait("all to answer", func() bool { return here.do("GET", "/stats", "")["degraded"] == nil })
+	same(t, "the room", here.do("GET", "/rooms/vip", ""), `{"room":"vip","count":0,"connections":0}`)
+}
+
+// TestAPIJoinWithoutAPlace puts users into a room that is full.
+func TestAPIJoinWithoutAPlace(t *testing.T) {
+	config := strings.Replace(apiConfig, "max_frame 1KiB", "max_frame 1KiB\n\t\troom small {\n\t\t\tmax_members 1\n\t\t}", 1)
+	onBoth(t, config, func(t *testing.T, h here) {
+		ann, bob, again := dial(t, h.c, "ann"), dial(t, h.c, "bob"), dial(t, h.other, "bob")
+		ann.Join("small")
+		h.c.Wait("ann to be known", func() bool { return h.do("GET", "/rooms/small", "")["count"] == 1.0 })
+		same(t, "join", h.do("POST", "/users/bob/join", `{"room":"small"}`), `{"user":"bob","room":"small","connections":0,"refused":2}`)
+		bob.Quiet()
+		again.Quiet()
+		for _, c := range []*roomstest.Client{ann, bob, again} {
+			h.do("POST", "/users/"+c.User+"/disconnect", "")
+			c.Closed()
+		}
+		h.c.Wait("the room to be empty", func() bool { return h.do("GET", "/rooms/small", "")["count"] == 0.0 })
+	})
 }

@@ -45,7 +45,7 @@ type removed struct {
 // removed says what was done.
 func (c *console) removed(what string, r removed) error {
 	if r.Degraded {
-		c.note("Not all instances have answered: connections to those may stay")
+		c.note("Not all instances have answered, or told Redis: connections may stay, or be shown")
 	}
 	return c.printf("%s: %s\n", what, counted(r.Connections, "connection"))
 }

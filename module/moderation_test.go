@@ -16,7 +16,7 @@ func TestBannedAreKeptOut(t *testing.T) {
 	table := moderation.New(moderation.Options{Client: redis.Client(), Base: redisdb.Base("rooms", "default")})
 	defer table.Close()
 	ann, annThere, bob := dial(t, a, "ann"), dial(t, b, "ann"), dial(t, b, "bob")
-	if _, degraded, err := table.Ban(t.Context(), "ann", time.Hour); degraded || err != nil {
+	if _, degraded, err := table.Ban(t.Context(), "ann", time.Hour, nil); degraded || err != nil {
 		t.Fatal(degraded, err)
 	}
 	for _, c := range []*roomstest.Client{ann, annThere} {
@@ -57,7 +57,7 @@ func TestSlowModeOfTheCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A ban that is known tells that what was decided before it is.
-	if _, _, err := table.Ban(t.Context(), "eve", time.Hour); err != nil {
+	if _, _, err := table.Ban(t.Context(), "eve", time.Hour, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []string{a.Addr, b.Addr} {

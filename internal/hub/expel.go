@@ -25,40 +25,58 @@ func (s *Session) isIn(room string) bool {
 	return in
 }
 
-// expel takes the session out of a room and tells it why. It returns whether it was in, and waits for the request that the session is at, and
-// for the shared store.
-func (s *Session) expel(name, reason string) bool {
+// expel takes the session out of a room, if it is in, and tells it why. It waits for the request that the session is at, and for the shared store.
+func (s *Session) expel(name, reason string) fate {
 	s.work.Lock()
 	defer s.work.Unlock()
+	return s.takeOut(name, reason)
+}
+
+// takeOut is expel with work held.
+func (s *Session) takeOut(name, reason string) (f fate) {
 	m, in := s.rooms.Get(name)
 	if !in || s.gone() {
-		return false
+		return f
 	}
 	told := presence.ReasonKicked
 	if reason == reasonServer {
 		told = presence.ReasonLeft
 	}
-	err := s.depart(m, told, func(bool) {
+	err := s.depart(m, told, func(degraded bool) {
+		f.degraded = degraded
 		s.conn.Send(ws.Text(wire.AppendLeft(ws.Buffer(64+len(name)), name, reason)))
 	})
 	if err != nil {
 		s.hub.logger.Error("taking connection out of room", zap.String("conn", s.id), zap.Error(err))
 	}
-	return true
+	f.done = true
+	return f
 }
 
-// enter puts the session in a room, whatever the rules say about who may join, and tells it as auto_join does. It returns whether it is in then.
-func (s *Session) enter(name string) bool {
+// enter puts the session in a room, whatever the rules say about who may join, and tells it as auto_join does; but of a room that has no place for
+// it, of which it knows nothing, it is told nothing. One that is in stays, whatever the rules say later.
+func (s *Session) enter(name string) (f fate) {
 	s.work.Lock()
 	defer s.work.Unlock()
 	if s.gone() {
-		return false
+		return f
 	}
-	if _, in := s.rooms.Get(name); !in {
-		s.join(&wire.Request{Type: wire.Join, Room: name, Presence: wire.PresenceFull}, true)
+	if m, in := s.rooms.Get(name); in {
+		s.mu.Lock()
+		m.byServer = true
+		s.mu.Unlock()
+		return fate{done: true}
 	}
-	_, in := s.rooms.Get(name)
-	return in
+	s.startSpan("rooms join", name)
+	defer s.endSpan()
+	degraded, refusal := s.tryJoin(&wire.Request{Type: wire.Join, Room: name, Presence: wire.PresenceFull}, true)
+	f.degraded = degraded
+	if refusal != nil {
+		s.spanRefused(refusal.Code)
+		f.refused = refusal.Code == wire.RoomFull || refusal.Code == wire.TooManyRooms
+	}
+	_, f.done = s.rooms.Get(name)
+	return f
 }
 
 // expelling is how many sessions are taken out of rooms at a time after a change of policy.
@@ -100,10 +118,12 @@ func (h *Hub) enforce(aged []*Endpoint) {
 	})
 }
 
-// expelForbidden takes the session out of a room unless the policy allows it meanwhile.
+// expelForbidden takes the session out of a room unless the policy, or the server, allows it meanwhile.
 func (s *Session) expelForbidden(room string) {
+	s.work.Lock()
+	defer s.work.Unlock()
 	if slices.Contains(s.forbidden(), room) {
-		s.expel(room, reasonForbidden)
+		s.takeOut(room, reasonForbidden)
 	}
 }
 

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"sync"
 	"testing"
 	"time"
@@ -94,9 +95,78 @@ func TestOrdersReachHeldPlaces(t *testing.T) {
 		equal(t, "ann sees", ann.Events(), []string{"join bob"})
 		_ = bob.WS.CloseNow()
 		h.waitFor("the connection to end", func() bool { return h.Connections() == 1 })
-		if n, _ := h.Do(t.Context(), Order{Do: do, User: "bob", Room: "lobby"}); n != 0 {
-			t.Errorf("%d connections, want none", n)
+		if done := h.Do(t.Context(), Order{Do: do, User: "bob", Room: "lobby"}); done != (Done{}) {
+			t.Errorf("%+v, want no connections", done)
 		}
 		equal(t, "ann sees", ann.Events(), []string{seen})
 	}
+}
+
+// TestEnterWithoutAPlace has the server put clients in a room that is full: they hear nothing of it.
+func TestEnterWithoutAPlace(t *testing.T) {
+	h := open(t, func(p *Policy) {
+		p.Rooms = []RoomRule{{Pattern: pattern(t, "lobby"), Join: Everyone, Publish: Members, MaxMembers: 1}}
+	})
+	ann, bob, again := h.dial("ann"), h.dial("bob"), h.dial("bob")
+	enter(ann, "lobby")
+	if done := h.Do(t.Context(), Order{Do: Enter, User: "bob", Room: "lobby"}); done != (Done{Refused: 2}) {
+		t.Errorf("%+v, want 2 refused", done)
+	}
+	bob.Quiet()
+	again.Quiet()
+	// Who is to be in it from the beginning is told, as ever.
+	h.dial("bob", "lobby").Refused("room_full")
+	bob.Send(`{"type":"join","id":1,"room":"lobby"}`)
+	equal(t, "error", bob.Refused("room_full")["id"], 1.0)
+}
+
+// TestEnterOfWhoIsIn has the server put clients in a room in which they are by themselves: from then on rules and tokens do not take them out.
+func TestEnterOfWhoIsIn(t *testing.T) {
+	h := open(t, func(p *Policy) {
+		p.Authenticate = func(_ context.Context, user string) (*Access, *wire.Error) {
+			return &Access{User: user, Grants: []Grant{}}, nil
+		}
+	})
+	ann, bob := h.dial("ann"), h.dial("bob")
+	enter(ann, "lobby")
+	enter(bob, "lobby")
+	if done := h.Do(t.Context(), Order{Do: Enter, User: "ann", Room: "lobby"}); done != (Done{Connections: 1}) {
+		t.Errorf("%+v, want 1 connection", done)
+	}
+	ann.Quiet()
+	for _, c := range []*client{ann, bob} {
+		c.Send(`{"type":"auth","id":1,"token":%q}`, c.User)
+		c.Next("ack")
+	}
+	equal(t, "bob", bob.Next("left")["reason"], "forbidden")
+	s := h.session(ann.Conn)
+	equal(t, "forbidden to ann by her token", len(s.forbidden()), 0)
+	p := defaultPolicy()
+	p.Rooms = []RoomRule{{Pattern: pattern(t, "other")}}
+	h.Bind([]Binding{{Policy: p, Config: "changed"}})
+	equal(t, "forbidden to ann by a rule", len(s.forbidden()), 0)
+	// Once she has left she is in by herself again.
+	h.Bind([]Binding{{Policy: defaultPolicy(), Config: "opened"}})
+	s.access.Store(nil)
+	ann.Send(`{"type":"leave","id":2,"room":"lobby"}`)
+	ann.Next("ack")
+	enter(ann, "lobby")
+	h.Bind([]Binding{{Policy: p, Config: "closed"}})
+	equal(t, "ann", ann.Next("left")["reason"], "forbidden")
+}
+
+// TestOrdersThatOthersDoNotHearOf carries orders out while the shared store can't be reached.
+func TestOrdersThatOthersDoNotHearOf(t *testing.T) {
+	h := open(t, nil)
+	h.store.late = true
+	ann := h.dial("ann")
+	for _, do := range []Deed{Enter, Remove, Enter, Kick} {
+		if done := h.Do(t.Context(), Order{Do: do, User: "ann", Room: "lobby"}); done != (Done{Connections: 1, Degraded: true}) {
+			t.Errorf("%s: %+v, want 1 connection, degraded", do, done)
+		}
+		ann.Next("ack", "left")
+	}
+	h.receive(7, `{"do":"enter","user":"ann","room":"lobby"}`)
+	h.waitFor("the answer", func() bool { return len(h.numbers()) == 1 })
+	equal(t, "the answer to another instance", h.bus.told[0][1], "a7\n"+`{"node":"n1","connections":1,"degraded":true}`)
 }

@@ -105,6 +105,7 @@ type Hub struct {
 	turns   map[string]time.Time // the next to give to a client to come back at, by the name of the limit; guarded by turnsMu
 
 	questions questions
+	orders    lines // about the same user in one line
 
 	exceededAt sync.Map // name of a limit -> *atomic.Int64, when it refused last, Unix nanoseconds
 

@@ -43,6 +43,22 @@ type companyStore struct {
 	presence.Store
 	instances []string
 	err       error
+	late      bool              // the others do not hear of who joins or leaves
+	joining   func(room string) // called by who joins; nil: nothing is
+}
+
+func (s *companyStore) Join(ctx context.Context, room, id string, state presence.State, admit func(presence.View, bool)) error {
+	if s.joining != nil {
+		s.joining(room)
+	}
+	if !s.late {
+		return s.Store.Join(ctx, room, id, state, admit)
+	}
+	return s.Store.Join(ctx, room, id, state, func(v presence.View, _ bool) { admit(v, true) })
+}
+
+func (s *companyStore) Leave(ctx context.Context, room, id string, reason presence.Reason, depart func(bool)) error {
+	return s.Store.Leave(ctx, room, id, reason, func(bool) { depart(s.late) })
 }
 
 func (s *companyStore) Instances(context.Context) ([]string, error) {
@@ -97,14 +113,7 @@ func defaultPolicy() *Policy {
 
 func open(t *testing.T, change func(*Policy)) *house {
 	t.Helper()
-	h := &house{t: t, bus: &recordingBus{}}
-	h.Hub = New(Options{
-		Node: "n1", Base: "rooms:{test}", Timeout: 10 * time.Second, Logger: zap.NewNop(),
-		Open: func(o presence.Observer, _ bus.Receiver) Backend {
-			h.store = &companyStore{Store: presence.NewMemory(presence.Options{}, o), instances: []string{"n1"}}
-			return Backend{Store: h.store, Bus: h.bus, Shared: true}
-		},
-	})
+	h := unbound(t)
 	p := defaultPolicy()
 	if change != nil {
 		change(p)
@@ -125,6 +134,19 @@ func open(t *testing.T, change func(*Policy)) *house {
 		if err := h.Close(exiting); err != nil {
 			t.Error(err)
 		}
+	})
+	return h
+}
+
+// unbound returns a hub that nobody can come to, and that is not bound yet.
+func unbound(t *testing.T) *house {
+	h := &house{t: t, bus: &recordingBus{}}
+	h.Hub = New(Options{
+		Node: "n1", Base: "rooms:{test}", Timeout: 10 * time.Second, Logger: zap.NewNop(),
+		Open: func(o presence.Observer, _ bus.Receiver) Backend {
+			h.store = &companyStore{Store: presence.NewMemory(presence.Options{}, o), instances: []string{"n1"}}
+			return Backend{Store: h.store, Bus: h.bus, Shared: true}
+		},
 	})
 	return h
 }

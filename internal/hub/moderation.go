@@ -36,17 +36,30 @@ var (
 
 // Ban keeps a user out for d, from 1s to moderation.MaxBan, on all instances: his connections are closed with 4005, upgrades refused. Another ban
 // that he has is replaced. Anonymous clients can't be banned: each connection is a user of its own. Degraded tells that it only holds here for
-// now; the other instances get it when Redis is back.
-func (h *Hub) Ban(ctx context.Context, user string, d time.Duration) (until time.Time, degraded bool, err error) {
+// now, where the other instances get it when Redis is back, or that not all have said how many connections they close.
+func (h *Hub) Ban(ctx context.Context, user string, d time.Duration) (until time.Time, done Done, err error) {
 	switch {
 	case !h.running.Load():
-		return time.Time{}, false, moderation.ErrClosed
+		return time.Time{}, done, moderation.ErrClosed
 	case !ValidUser(user):
-		return time.Time{}, false, fmt.Errorf("%w: user %.300q is not the id of a user", ErrBadBan, user)
+		return time.Time{}, done, fmt.Errorf("%w: user %.300q is not the id of a user", ErrBadBan, user)
 	case d < time.Second || d > moderation.MaxBan:
-		return time.Time{}, false, fmt.Errorf("%w: duration %s out of range (allowed: 1s to %s)", ErrBadBan, d, moderation.MaxBan)
+		return time.Time{}, done, fmt.Errorf("%w: duration %s out of range (allowed: 1s to %s)", ErrBadBan, d, moderation.MaxBan)
 	}
-	return h.backend.Moderation.Ban(ctx, user, d)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	count, alone := Order{Do: Count, User: user}, false
+	done = sum(h.askWhile(ctx, count, func(lost func() bool) answer {
+		a := h.carryOut(count)
+		// Both go by one channel, on which others count before they hear of the ban: behind that there is nothing to count.
+		until, alone, err = h.backend.Moderation.Ban(ctx, user, d, func() { lost() })
+		if err != nil {
+			cancel() // nobody wants to know how many there are
+		}
+		return a
+	}))
+	done.Degraded = done.Degraded || alone
+	return until, done, err
 }
 
 // Unban lets a user in again. It is no error that he is not banned. Degraded as in Ban.

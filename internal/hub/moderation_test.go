@@ -28,12 +28,13 @@ func openShared(t *testing.T, addr string) *house {
 	shared := ratelimit.NewRedis(db.Commands(), ratelimit.RedisOptions{Prefix: base, Timeout: time.Second})
 	limiter := ratelimit.Fallback{Shared: shared, Local: ratelimit.NewMemory()}
 	h := &house{t: t}
+	node := NewNodeID()
 	h.Hub = New(Options{
-		Node: NewNodeID(), Base: base, Timeout: time.Second, Logger: zap.NewNop(), Limiter: limiter,
+		Node: node, Base: base, Timeout: time.Second, Logger: zap.NewNop(), Limiter: limiter,
 		Open: func(o presence.Observer, r bus.Receiver) Backend {
 			db.Start()
-			store := presence.NewRedis(db.Commands(), presence.Options{Prefix: base, Timeout: time.Second}, o)
-			b := bus.NewRedis(db, r, zap.NewNop(), bus.RedisOptions{Control: base + ":ctl:" + randomID(4)})
+			store := presence.NewRedis(db.Commands(), presence.Options{Prefix: base, Node: node, Timeout: time.Second}, o)
+			b := bus.NewRedis(db, r, zap.NewNop(), bus.RedisOptions{Control: redisdb.ControlChannel(base, node)})
 			b.Start()
 			store.Start()
 			table := moderation.New(moderation.Options{Client: db.Commands(), Base: base, Timeout: time.Second})
@@ -67,6 +68,15 @@ func openShared(t *testing.T, addr string) *house {
 	return h
 }
 
+// meets waits until so many instances answer, this one among them.
+func (h *house) meets(instances int) {
+	h.t.Helper()
+	h.waitFor("all instances to answer", func() bool {
+		s, err := h.Stats(h.t.Context())
+		return err == nil && !s.Degraded && len(s.Nodes) == instances
+	})
+}
+
 // kickedAsBanned expects that a client is told that it is banned.
 func kickedAsBanned(t *testing.T, c *client) {
 	t.Helper()
@@ -90,10 +100,11 @@ func sends(c *client, room string) object {
 func TestBanClosesConnectionsEverywhere(t *testing.T) {
 	server := redistest.Start(t)
 	a, b := openShared(t, server.Addr), openShared(t, server.Addr)
+	a.meets(2)
 	ann, annThere, bob := a.dial("ann"), b.dial("ann"), b.dial("bob")
-	until, degraded, err := a.Ban(t.Context(), "ann", time.Hour)
-	if left := time.Until(until).Round(time.Minute); left != time.Hour || degraded || err != nil {
-		t.Errorf("banned for %s, degraded %t, %v", left, degraded, err)
+	until, done, err := a.Ban(t.Context(), "ann", time.Hour)
+	if left := time.Until(until).Round(time.Minute); left != time.Hour || done != (Done{Connections: 2}) || err != nil {
+		t.Errorf("banned for %s, %+v, %v", left, done, err)
 	}
 	kickedAsBanned(t, ann)
 	kickedAsBanned(t, annThere)
@@ -116,8 +127,8 @@ func TestBanClosesConnectionsEverywhere(t *testing.T) {
 	server.Kill()
 	a.waitFor("Redis to be missed", func() bool { return !a.backend.Up() })
 	ann = a.dial("ann")
-	if _, degraded, err := a.Ban(t.Context(), "ann", time.Hour); !degraded || err != nil {
-		t.Errorf("banned without Redis: degraded %t, %v", degraded, err)
+	if _, done, err := a.Ban(t.Context(), "ann", time.Hour); done != (Done{Connections: 1, Degraded: true}) || err != nil {
+		t.Errorf("banned without Redis: %+v, %v", done, err)
 	}
 	kickedAsBanned(t, ann)
 	_, banned := b.Banned("ann")
@@ -136,7 +147,7 @@ func TestBanThatIsRead(t *testing.T) {
 	redis := server.Client()
 	other := moderation.New(moderation.Options{Client: redis, Base: "rooms:{elsewhere}"})
 	defer other.Close()
-	if _, degraded, err := other.Ban(t.Context(), "ann", time.Hour); degraded || err != nil {
+	if _, degraded, err := other.Ban(t.Context(), "ann", time.Hour, nil); degraded || err != nil {
 		t.Fatal(degraded, err)
 	}
 	if err := redis.Copy(t.Context(), "rooms:{elsewhere}:mod", "rooms:{test}:mod", 0, false).Err(); err != nil {

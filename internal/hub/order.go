@@ -1,10 +1,11 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"math"
 	"sync"
-	"sync/atomic"
 
 	"github.com/caddyrooms/caddy-rooms/internal/wire"
 	"github.com/caddyrooms/caddy-rooms/presence"
@@ -37,14 +38,55 @@ type Order struct {
 	After string `json:"after,omitempty"`
 }
 
-// Do carries an order out on all instances. It returns with how many connections that was done, when all have answered. Degraded tells that not
-// all have: an instance that can't be reached does not carry it out later.
-func (h *Hub) Do(ctx context.Context, o Order) (connections int, degraded bool) {
-	answers, degraded := h.ask(ctx, o)
+// Done is what has become of an order, as far as instances have said.
+type Done struct {
+	Connections int  // with how many it was done
+	Refused     int  // of Enter: how many could not go in, as the room has as many members as it may, or the connection is in as many rooms
+	Degraded    bool // not all instances have said something in time, or one could not tell the shared store
+}
+
+// Do carries an order out on all instances. It returns when all have answered, but for those that are not waited for. An instance that can't be
+// reached does not carry it out later; one that only stood still does when it goes on: what is about the same user in the order of its coming.
+func (h *Hub) Do(ctx context.Context, o Order) Done {
+	return sum(h.ask(ctx, o))
+}
+
+func sum(answers []answer, degraded bool) Done {
+	d := Done{Degraded: degraded}
 	for _, a := range answers {
-		connections += a.Connections
+		d.Connections += a.Connections
+		d.Refused += a.Refused
 	}
-	return connections, degraded
+	return d
+}
+
+// maxOrders is how many orders of other instances wait at most. Those that come then are lost, and not answered.
+const maxOrders = 10_000
+
+// inTurn carries an order out here, behind those about the same user that came before, and hands what is to be said of it to then. It does not
+// wait for that, and returns false when most orders or more wait. What only counts is done at once, by the caller: before what comes next.
+func (h *Hub) inTurn(o Order, most int, then func(answer)) bool {
+	if o.Do == Count || o.Do == tellAll {
+		then(h.carryOut(o))
+		return true
+	}
+	line := cmp.Or(o.User, o.Conn)
+	if s := h.session(o.Conn); s != nil {
+		line = s.user
+	}
+	return h.orders.add(line, most, func() {
+		defer h.recovered(nil)
+		a := answer{Node: h.opts.Node, Degraded: true} // if there is a panic
+		defer func() { then(a) }()
+		a = h.carryOut(o)
+	})
+}
+
+// carryOutInTurn carries an order out here and waits for that. However many wait: whoever orders here waits himself.
+func (h *Hub) carryOutInTurn(o Order) answer {
+	done := make(chan answer, 1)
+	h.inTurn(o, math.MaxInt, func(a answer) { done <- a })
+	return <-done
 }
 
 // carryOut carries an order out here. It waits until that is done.
@@ -64,13 +106,13 @@ func (h *Hub) carryOut(o Order) answer {
 		}
 		h.release(o, presence.ReasonKicked)
 	case Kick:
-		a.Connections = h.eachOrdered(o, func(s *Session) bool { return s.expel(o.Room, reasonKicked) })
+		h.eachOrdered(&a, o, func(s *Session) fate { return s.expel(o.Room, reasonKicked) })
 		h.release(o, presence.ReasonKicked)
 	case Remove:
-		a.Connections = h.eachOrdered(o, func(s *Session) bool { return s.expel(o.Room, reasonServer) })
+		h.eachOrdered(&a, o, func(s *Session) fate { return s.expel(o.Room, reasonServer) })
 		h.release(o, presence.ReasonLeft)
 	case Enter:
-		a.Connections = h.eachOrdered(o, func(s *Session) bool { return s.enter(o.Room) })
+		h.eachOrdered(&a, o, func(s *Session) fate { return s.enter(o.Room) })
 	}
 	return a
 }
@@ -86,24 +128,36 @@ func (h *Hub) ordered(o Order) []*Session {
 	return nil
 }
 
-// eachOrdered calls do for the connections here that an order is about, for several at a time as each may wait for the shared store. It returns
-// how often that was true.
-func (h *Hub) eachOrdered(o Order, do func(*Session) bool) int {
+// fate is what has become of an order with one connection.
+type fate struct {
+	done, refused bool // at most one of them
+	degraded      bool // the shared store does not know it yet
+}
+
+// eachOrdered calls do for the connections here that an order is about, for several at a time as each may wait for the shared store, and adds what
+// has become of them to a.
+func (h *Hub) eachOrdered(a *answer, o Order, do func(*Session) fate) {
 	var wg sync.WaitGroup
-	var n atomic.Int64
+	var mu sync.Mutex // guards a
 	free := make(chan struct{}, expelling)
 	for _, s := range h.ordered(o) {
 		free <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-free }()
 			defer h.recovered(s.conn)
-			if do(s) {
-				n.Add(1)
+			f := do(s)
+			mu.Lock()
+			defer mu.Unlock()
+			if f.done {
+				a.Connections++
 			}
+			if f.refused {
+				a.Refused++
+			}
+			a.Degraded = a.Degraded || f.degraded
 		})
 	}
 	wg.Wait()
-	return int(n.Load())
 }
 
 // release gives up the places that are held for connections that the user of an order has lost.

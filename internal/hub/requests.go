@@ -57,10 +57,18 @@ func (s *Session) Receive(m ws.Message) {
 	}
 }
 
-// join enters a room. The server puts a client also where it may not go by itself.
+// join enters a room, or tells why not.
 func (s *Session) join(req *wire.Request, byServer bool) {
 	s.startSpan("rooms join", req.Room)
 	defer s.endSpan()
+	if _, refusal := s.tryJoin(req, byServer); refusal != nil {
+		s.refuse(req, refusal)
+	}
+}
+
+// tryJoin enters a room, or returns why not, unless it is for a limit, which has told it. The server puts a client also where it may not go by
+// itself. Degraded tells that the shared store does not know it yet.
+func (s *Session) tryJoin(req *wire.Request, byServer bool) (degraded bool, refusal *wire.Error) {
 	p := s.endpoint.Policy()
 	rule := s.rule(p, req.Room)
 	if rule == nil && byServer {
@@ -69,15 +77,13 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 	m, in := s.rooms.Get(req.Room)
 	switch {
 	case !byServer && !s.mayJoin(rule):
-		s.refuse(req, &wire.Error{Code: wire.Forbidden, Message: "this room may not be joined"})
-		return
+		return false, &wire.Error{Code: wire.Forbidden, Message: "this room may not be joined"}
 	case !in && s.rooms.Len() >= p.MaxRooms:
-		s.refuse(req, &wire.Error{Code: wire.TooManyRooms, Message: "in as many rooms as are allowed"})
-		return
+		return false, &wire.Error{Code: wire.TooManyRooms, Message: "in as many rooms as are allowed"}
 	case !byServer && !s.allow(OnJoin, req):
-		return
+		return false, nil
 	case in && (req.Status != "" || req.State != nil) && !s.allow(OnStatus, req):
-		return // it is a change of status by another name
+		return false, nil // it is a change of status by another name
 	}
 	mode := min(req.Presence, rule.Presence)
 	ctx, cancel := s.hub.context()
@@ -95,15 +101,15 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 		defer r.joining.Unlock()
 		if !in && s.full(req.Room, rule.MaxMembers) {
 			r.exit()
-			s.refuse(req, &wire.Error{Code: wire.RoomFull, Message: "the room is full"})
-			return
+			return false, &wire.Error{Code: wire.RoomFull, Message: "the room is full"}
 		}
 	}
 	state := presence.State{Status: req.Status, State: string(req.State)}
 	if a := s.access.Load(); a != nil && !in {
 		state.State = cmp.Or(state.State, a.State)
 	}
-	err := s.hub.backend.Store.Join(ctx, req.Room, s.id, state, func(v presence.View, degraded bool) {
+	err := s.hub.backend.Store.Join(ctx, req.Room, s.id, state, func(v presence.View, late bool) {
+		degraded = late
 		s.spanDegraded(degraded)
 		a := wire.Ack{ID: req.ID, Room: req.Room, Mode: mode, Degraded: degraded}
 		size := v.Page("", 0)
@@ -118,7 +124,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 		r.add(m, mode, named, s.frame(&a))
 	})
 	if err != nil {
-		s.fail(req, "joining room", err)
+		refusal = s.failure("joining room", err)
 	}
 	if _, placed := s.rooms.Get(req.Room); !in && !placed {
 		r.exit() // refused, or the session ended meanwhile
@@ -130,6 +136,7 @@ func (s *Session) join(req *wire.Request, byServer bool) {
 			s.expelForbidden(req.Room)
 		}()
 	}
+	return degraded, refusal
 }
 
 // full tells whether a room has no place for the session's user.
@@ -300,8 +307,13 @@ func (s *Session) refuseNotJoined(req *wire.Request) {
 
 // fail answers a request that failed through no fault of the client.
 func (s *Session) fail(req *wire.Request, doing string, err error) {
+	s.refuse(req, s.failure(doing, err))
+}
+
+// failure logs what failed through no fault of the client, and returns what the client is told of it.
+func (s *Session) failure(doing string, err error) *wire.Error {
 	s.hub.logger.Error(doing, zap.String("conn", s.id), zap.Error(err))
-	s.refuse(req, &wire.Error{Code: wire.Internal, Message: "the server could not do this"})
+	return &wire.Error{Code: wire.Internal, Message: "the server could not do this"}
 }
 
 func (s *Session) sendError(r *wire.Refusal) {

@@ -11,7 +11,7 @@ import (
 type membership struct {
 	room     *room
 	session  *Session
-	byServer bool // the server has put the session here, whatever the rules say; never changes
+	byServer bool // the server wants the session here, whatever the rules say; written under its work and mu, read under one of them
 
 	// Guarded by room.mu.
 

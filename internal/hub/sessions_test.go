@@ -18,7 +18,7 @@ func TestWelcomeIsFirst(t *testing.T) {
 		})
 		wg.Go(func() {
 			for n := 0; n == 0 && t.Context().Err() == nil; {
-				n, _ = h.Do(t.Context(), Order{Do: Enter, User: "ann", Room: "lobby"})
+				n = h.Do(t.Context(), Order{Do: Enter, User: "ann", Room: "lobby"}).Connections
 			}
 		})
 		ann := h.dial("ann") // expects a welcome

@@ -96,7 +96,7 @@ func several(t *testing.T, n int) (*redistest.Server, []*instance) {
 
 func (i *instance) ban(user string, d time.Duration, degraded bool) {
 	i.t.Helper()
-	if _, got, err := i.Ban(i.t.Context(), user, d); got != degraded || err != nil {
+	if _, got, err := i.Ban(i.t.Context(), user, d, nil); got != degraded || err != nil {
 		i.t.Fatalf("banning %s: degraded %t, %v; want degraded %t", user, got, err, degraded)
 	}
 }
@@ -167,6 +167,21 @@ func TestTablesAgree(t *testing.T) {
 	eventually(t, "all to be read", func() bool { return late.left("ann") == time.Hour && len(late.SlowModes()) == 1 })
 	if late.isBanned("bob") || !slices.Equal(late.heard(), []string{"ann"}) {
 		t.Errorf("who comes late has bob banned: %t, and was told that %v are", late.isBanned("bob"), late.heard())
+	}
+}
+
+// TestBeforeABanIsShared has a ban hold where it is made before anybody can hear of it.
+func TestBeforeABanIsShared(t *testing.T) {
+	server, all := several(t, 1)
+	called := false
+	_, degraded, err := all[0].Ban(t.Context(), "ann", time.Hour, func() {
+		called = true
+		if n := server.Client().Exists(t.Context(), base+":mod").Val(); n != 0 || !all[0].isBanned("ann") || len(all[0].heard()) != 1 {
+			t.Errorf("banned here: %t, told %v, %d keys in Redis", all[0].isBanned("ann"), all[0].heard(), n)
+		}
+	})
+	if !called || degraded || err != nil {
+		t.Errorf("called %t, degraded %t, %v", called, degraded, err)
 	}
 }
 
@@ -486,7 +501,7 @@ func TestMemory(t *testing.T) {
 		m := New(Options{})
 		m.Start(func(users []string) { told = append(told, users...) })
 		defer m.Close()
-		until, degraded, err := m.Ban(t.Context(), "ann", time.Minute)
+		until, degraded, err := m.Ban(t.Context(), "ann", time.Minute, nil)
 		if got, banned := m.Banned("ann"); !banned || got != until || degraded || err != nil || until != time.Now().Add(time.Minute) {
 			t.Errorf("banned %t until %v, %v, degraded %t, %v", banned, got, until, degraded, err)
 		}
@@ -498,15 +513,15 @@ func TestMemory(t *testing.T) {
 		if _, banned := m.Banned("ann"); banned {
 			t.Error("banned at the end")
 		}
-		_, _, _ = m.Ban(t.Context(), "bob", time.Hour)
-		_, _, _ = m.Ban(t.Context(), "bob", time.Minute) // he knows
+		_, _, _ = m.Ban(t.Context(), "bob", time.Hour, nil)
+		_, _, _ = m.Ban(t.Context(), "bob", time.Minute, nil) // he knows
 		_, _ = m.Unban(t.Context(), "bob")
-		_, _, _ = m.Ban(t.Context(), "ann", time.Hour)
+		_, _, _ = m.Ban(t.Context(), "ann", time.Hour, nil)
 		if _, banned := m.Banned("bob"); banned || !slices.Equal(told, []string{"ann", "bob", "ann"}) {
 			t.Errorf("bob is banned: %t; told %v", banned, told)
 		}
 		for range MaxBans / 5 {
-			_, _, _ = m.Ban(t.Context(), fmt.Sprint(rand.Int()), time.Second)
+			_, _, _ = m.Ban(t.Context(), fmt.Sprint(rand.Int()), time.Second, nil)
 			time.Sleep(time.Millisecond)
 		}
 		if n := len(m.entries); n > 5000 {
@@ -526,7 +541,7 @@ func TestBounds(t *testing.T) {
 	m := New(Options{})
 	defer m.Close()
 	for n := range MaxBans {
-		if _, _, err := m.Ban(t.Context(), fmt.Sprint(n), time.Hour); err != nil {
+		if _, _, err := m.Ban(t.Context(), fmt.Sprint(n), time.Hour, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -535,19 +550,19 @@ func TestBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := m.Ban(t.Context(), "ann", time.Hour); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "allowed: 100000") {
+	if _, _, err := m.Ban(t.Context(), "ann", time.Hour, nil); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "allowed: 100000") {
 		t.Errorf("one ban too many: %v", err)
 	}
 	if _, err := m.SetSlowMode(t.Context(), "lobby", SlowMode{1, time.Second}); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "10000 slow modes") {
 		t.Errorf("one slow mode too many: %v", err)
 	}
-	if _, _, err := m.Ban(t.Context(), "7", 2*time.Hour); err != nil {
+	if _, _, err := m.Ban(t.Context(), "7", 2*time.Hour, nil); err != nil {
 		t.Errorf("changing a ban: %v", err)
 	}
 	if _, err := m.Unban(t.Context(), "7"); err != nil {
 		t.Error(err)
 	}
-	if _, _, err := m.Ban(t.Context(), "ann", time.Hour); err != nil {
+	if _, _, err := m.Ban(t.Context(), "ann", time.Hour, nil); err != nil {
 		t.Errorf("a ban in the place of another: %v", err)
 	}
 }
@@ -556,7 +571,7 @@ func TestBounds(t *testing.T) {
 func TestReadingCostsNothing(t *testing.T) {
 	m := New(Options{})
 	defer m.Close()
-	_, _, _ = m.Ban(t.Context(), "ann", time.Hour)
+	_, _, _ = m.Ban(t.Context(), "ann", time.Hour, nil)
 	_, _ = m.SetSlowMode(t.Context(), "lobby", SlowMode{1, time.Second})
 	n := testing.AllocsPerRun(100, func() {
 		_, a := m.Banned("ann")

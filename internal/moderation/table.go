@@ -185,26 +185,27 @@ func (t *Table) each(k kind, f func(name string, d decision)) {
 }
 
 // Ban bans a user for d, which is over 0 and at most MaxBan, from now on; a ban that he has is replaced. The caller has checked the name: it
-// has no control character. Degraded tells that it only holds here for now.
-func (t *Table) Ban(ctx context.Context, user string, d time.Duration) (until time.Time, degraded bool, err error) {
+// has no control character. Degraded tells that it only holds here for now. before is called when it holds here, and nobody else has heard of it; nil:
+// nothing is.
+func (t *Table) Ban(ctx context.Context, user string, d time.Duration, before func()) (until time.Time, degraded bool, err error) {
 	until = time.Now().Add(d)
-	degraded, err = t.change(ctx, subject{ban, user}, decision{until: until})
+	degraded, err = t.change(ctx, subject{ban, user}, decision{until: until}, before)
 	return until, degraded, err
 }
 
 // Unban lifts the ban of a user, if he has one. Degraded as in Ban.
 func (t *Table) Unban(ctx context.Context, user string) (degraded bool, err error) {
-	return t.change(ctx, subject{ban, user}, decision{})
+	return t.change(ctx, subject{ban, user}, decision{}, nil)
 }
 
 // SetSlowMode sets the slow mode of a room until it is lifted, which it is by one without events. The caller has checked it and the name, which
 // has no control character. Degraded as in Ban.
 func (t *Table) SetSlowMode(ctx context.Context, room string, m SlowMode) (degraded bool, err error) {
-	return t.change(ctx, subject{slowMode, room}, decision{slow: m})
+	return t.change(ctx, subject{slowMode, room}, decision{slow: m}, nil)
 }
 
-// change makes a decision.
-func (t *Table) change(ctx context.Context, s subject, d decision) (degraded bool, err error) {
+// change makes a decision, and calls before, unless it is nil, when it holds here and is not written yet.
+func (t *Table) change(ctx context.Context, s subject, d decision, before func()) (degraded bool, err error) {
 	c, fresh, err := t.decide(s, d)
 	if err != nil {
 		return false, err
@@ -214,6 +215,9 @@ func (t *Table) change(ctx context.Context, s subject, d decision) (degraded boo
 	}
 	if t.client == nil {
 		return false, nil
+	}
+	if before != nil {
+		before()
 	}
 	if err := t.write(ctx, s, c, true); err != nil {
 		t.log.Debug("decision is not shared yet", zap.Stringer("kind", s.kind), zap.Error(err))
