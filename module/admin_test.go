@@ -128,7 +128,7 @@ func TestAdminShows(t *testing.T) {
 	if page["next"] != nil || len(page["members"].([]any)) != 1 || page["members"].([]any)[0].(roomstest.Object)["since"].(float64) < 1e12 {
 		t.Errorf("second member: %v", page)
 	}
-	same(t, "a room with nobody", look(t, c, "/rooms/default/rooms/%2E%2E"), `{"room":"..","count":0,"connections":0,"members":[],"next":null}`)
+	same(t, "a room with nobody", look(t, c, "/rooms/default/rooms/..%2F..%2Fx"), `{"room":"../../x","count":0,"connections":0,"members":[],"next":null}`)
 
 	user := look(t, c, "/rooms/default/users/ann")
 	same(t, "user", user, `{"user":"ann","online":true,"source":"memory","status":"online","devices":["desk","phone"],"conns":2,"connections":[
@@ -185,6 +185,7 @@ func TestAdminRefuses(t *testing.T) {
 		{"GET /rooms/default/rooms/a%20b", 400, `room "a b": "room" may only have`},
 		{"GET /rooms/default/rooms/", 400, `room is missing`},
 		{"GET /rooms/default/rooms/" + strings.Repeat("x", 201), 400, "longer than 200"},
+		{"GET /rooms/default/rooms/%2E%2E", 400, "can't be . or .."},
 		{"GET /rooms/default/tail/a%20b", 400, `room "a b": `},
 		{"GET /rooms/default/tail/lobby?limit=1", 400, `unknown parameter "limit" (allowed: none)`},
 		{"GET /rooms/default/users/", 400, "bad user"},

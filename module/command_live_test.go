@@ -73,7 +73,7 @@ func TestCommandsLive(t *testing.T) {
 		`ann online 1 *s - {"name":"Ann"}`, `"b\u202eob" online 1 *s - {}`, "2 users, 2 connections")
 	expect(ok("", "members", "a/.."), "USER STATUS CONNECTIONS SINCE DEVICE STATE", `"b\u202eob" online 1 *s - {}`, "1 user, 1 connection")
 	expect(ok("", "members", "a/..", "--json"), `{"room":"a/..","count":1,"connections":1,"members":[{"user":"b\u202eob",*],"next":null}`)
-	expect(ok("", "members", ".."), "USER STATUS CONNECTIONS SINCE DEVICE STATE", "0 users, 0 connections")
+	expect(ok("", "members", "..."), "USER STATUS CONNECTIONS SINCE DEVICE STATE", "0 users, 0 connections")
 
 	tail := startTail(t, c, "lobby")
 	expect(ok("", "publish", "lobby", `{"n":1.0}`, "--event", "notice"), "published to lobby")
