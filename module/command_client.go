@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddyrooms/caddy-rooms/internal/wire"
 )
 
 // adminClient asks the admin endpoint of one instance. Unlike Caddy's own helper for commands it keeps the body of an answer that is an
@@ -227,7 +229,7 @@ func hubNames(hubs []hubAnswer) []string {
 
 // pathSegment encodes a name, also one that would be taken for a step up.
 func pathSegment(name string) string {
-	if name == "." || name == ".." {
+	if wire.Dots(name) {
 		return strings.ReplaceAll(name, ".", "%2E")
 	}
 	return url.PathEscape(name)

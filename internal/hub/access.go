@@ -90,7 +90,9 @@ func (s *Session) auth(req *wire.Request) {
 		return
 	}
 	s.access.Store(a)
-	s.closeUntrusted()
+	if s.closeUntrusted() {
+		return
+	}
 	s.startExpiry()
 	s.ack(&wire.Ack{ID: req.ID, Expires: expiry(a)})
 	go func() {

@@ -145,12 +145,6 @@ func (p *Proxy) each(which func(*link) bool, f func(*link)) {
 	}
 }
 
-// Subscribers returns how many of the present connections are those on which caddy-rooms receives.
-func (p *Proxy) Subscribers() (n int) {
-	p.each(func(l *link) bool { return l.subscriber.Load() }, func(*link) { n++ })
-	return n
-}
-
 // Mute swallows what Redis sends to the present subscribers.
 func (p *Proxy) Mute() {
 	p.each(func(l *link) bool { return l.subscriber.Load() }, func(l *link) { l.muted.Store(true) })
